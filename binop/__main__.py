@@ -1,0 +1,22 @@
+"""Command line: ``python -m binop``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from binop import _info
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m binop", description="1-bit convolution")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="versions, devices, and which backend serves which and why")
+    parser.parse_args(arguments)
+    print("\n".join(_info.lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""What runs where, and why nothing faster does: the text of ``python -m binop info``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+
+import torch
+
+from binop._version import __version__
+
+_BY_TAPS = "reference (plain torch), one matrix product per kernel tap"
+
+
+def lines() -> Iterator[str]:
+    """The report, line by line. It imports nothing that ``import binop`` does not."""
+    yield f"binop    {__version__}"
+    yield f"python   {platform.python_version()}, {platform.system()} {platform.machine()}"
+    yield f"torch    {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"
+    yield f"cupy     {_installed('cupy-cuda13x', 'cupy-cuda12x', 'cupy') or 'not installed'}"
+    yield ""
+    yield f"cpu      {_processor()}, {torch.get_num_threads()} threads"
+    if torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available():
+        yield "         backend: reference (plain torch), float32 convolution of signs by oneDNN"
+    else:
+        yield f"         backend: {_BY_TAPS} (oneDNN is off or missing)"
+    yield "         no faster one: this version of binop has no packed CPU kernels"
+    if not torch.cuda.is_available():
+        built = "torch sees no device" if torch.version.cuda else "this torch is built without CUDA"
+        yield f"cuda     none: {built}"
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        yield f"cuda:{index}   {torch.cuda.get_device_name(index)}, sm_{major}{minor}"
+        yield f"         backend: {_BY_TAPS}"
+        yield "         no faster one: this version of binop has no CUDA kernels"
+    yield f"others   backend: {_BY_TAPS}"
+
+
+def _installed(*names: str) -> str | None:
+    """Version of the first distribution of these that is installed."""
+    for name in names:
+        try:
+            return f"{importlib.metadata.version(name)} ({name})"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _processor() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.processor() or platform.machine()}, torch uses {capability}"

@@ -1,0 +1,65 @@
+"""FLOP formulas for ``torch.utils.flop_counter``: two operations per tap, like a convolution's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+_ops = torch.ops.binop
+
+
+@register_flop_formula(_ops.binary_conv2d)
+def _binary_conv2d_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *args: Any,
+    out_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    return 2 * prod(out_shape) * prod(weight_shape[1:])
+
+
+def _packed_flops(outputs: int, weight_shape: Sequence[int], channels: int, groups: int) -> int:
+    return 2 * outputs * (channels // groups) * weight_shape[1] * weight_shape[2]
+
+
+@register_flop_formula(_ops.binary_conv2d_packed)
+def _binary_conv2d_packed_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    channels: int,
+    scale_shape: Sequence[int],
+    bias_shape: Sequence[int] | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    *args: Any,
+    out_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    return _packed_flops(prod(out_shape), weight_shape, channels, groups)
+
+
+@register_flop_formula(_ops.binary_conv2d_threshold)
+def _binary_conv2d_threshold_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    channels: int,
+    threshold_shape: Sequence[int],
+    flip_shape: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    *args: Any,
+    out_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    # The output is packed; the weight has a filter for every output channel.
+    outputs = prod(out_shape[:3]) * weight_shape[0]
+    return _packed_flops(outputs, weight_shape, channels, groups)
