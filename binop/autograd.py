@@ -70,9 +70,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled = scale_w.to(compute).reshape(-1, 1, 1, 1) * wh
         scaled = scaled.to(grad.dtype).contiguous(memory_format=ctx.memory_format)
         grad_x = conv2d_input(ctx.x_shape, scaled, grad, *ctx.options)
+        grad_x = grad_x.contiguous(memory_format=ctx.memory_format)
         if mask is not None:
-            passes = _ops.unpack(mask, channels, torch.int8) > 0
-            grad_x = torch.where(passes, grad_x, 0)
+            # In place: masked_fill would return a contiguous copy of a channels_last tensor.
+            grad_x.masked_fill_(_ops.unpack(mask, channels, torch.int8) < 0, 0)
 
     grad_weight = grad_scale_a = grad_scale_w = None
     if need_weight or need_scale_a or need_scale_w:
