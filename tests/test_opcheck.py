@@ -1,0 +1,70 @@
+"""``torch.library.opcheck`` on every op: schema, fake, autograd, AOT with dynamic shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from cases import Case
+from torch.library import opcheck
+
+ops = torch.ops.binop
+GEOMETRIES = [
+    Case("plain", 33, 4, n=2),
+    Case("nhwc", 33, 4, n=2, channels_last=True),
+    Case("strided", 8, 6, n=2, h=9, w=7, stride=(2, 3), dilation=(2, 1), groups=2, pad_value=-1),
+    Case("words", 64, 4, n=2, groups=2, dtype=torch.bfloat16, pad_value=1),
+    Case("empty", 8, 4, n=0),
+    Case("one-pixel", 8, 1, h=1, w=1, dtype=torch.float16),
+    Case("double", 8, 3, dtype=torch.float64),
+]
+Sample = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+def _samples() -> Iterator[Sample]:
+    for case in GEOMETRIES:
+        x, weight, scale_a, scale_w = (t.nan_to_num() for t in case.tensors())
+        options = case.options
+        yield ops.binary_conv2d, (x, weight, scale_a, scale_w), options
+        tensors = tuple(t.clone().requires_grad_() for t in (x, weight, scale_a, scale_w))
+        yield ops.binary_conv2d, tensors, options
+        yield ops.binary_conv2d, tensors, {**options, "clip": float("inf")}
+        yield ops.binary_conv2d, (tensors[0], weight.to(torch.int8), scale_a, scale_w), options
+        yield ops.pack, (x,), {}
+        yield ops.pack_with_mask, (x, scale_a, 1.0), {}
+        yield ops.unpack, (ops.pack(x), case.c, torch.float32), {}
+        yield ops.unpack, (ops.pack(x), case.c, torch.int8), {}
+        if case.groups == 2 and case.c != 64:
+            continue
+        packed = (ops.pack(x), ops.pack(weight), case.c)
+        bias = torch.randn(case.o)
+        yield ops.binary_conv2d_packed, (*packed, scale_w), options
+        half = {**options, "out_dtype": torch.float16}
+        yield ops.binary_conv2d_packed, (*packed, scale_w[:1], bias), half
+        threshold = torch.arange(case.o, dtype=torch.int32)
+        flip = torch.arange(case.o) % 2 == 0
+        yield ops.binary_conv2d_threshold, (*packed, threshold, flip), options
+
+
+SAMPLES = list(_samples())
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("sample", SAMPLES, ids=[f"{i}-{s[0]}" for i, s in enumerate(SAMPLES)])
+def test_opcheck(sample: Sample) -> None:
+    op, arguments, options = sample
+    options = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+    results = opcheck(op.default, arguments, options)
+    assert set(results.values()) == {"SUCCESS"}
+    assert len(results) == 4
+
+
+def test_every_op_is_checked() -> None:
+    registered = {
+        name.removeprefix("binop::").split(".")[0]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("binop::")
+    }
+    assert {str(op).split(".")[-1] for op, *_ in SAMPLES} == registered
