@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a virtual environment in .venv with the package installed
+# in place. `make test-cuda PYTHON=python3` runs in an environment of your own instead.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests run side by side; each worker computes on one thread.
+WORKERS ?= auto
+
+.PHONY: help demo test check style test-cuda clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# One stamp per set of extras, so that `make demo` does not wait for the linters.
+$(VENV)/%.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+demo: $(VENV)/examples.stamp  ## train, pack, compile, export and reload a network on real digits
+	$(BIN)/python examples/digits.py
+
+test: $(VENV)/test.stamp  ## the whole test suite (CUDA tests skip without a device)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/dev.stamp  ## linters: ruff, mypy, import-linter, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
+		| xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+
+style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
+		| xargs --no-run-if-empty $(BIN)/clang-format -i
+
+test-cuda:  ## the tests that need a CUDA device, in the current environment
+	PYTHONPATH=. $(PYTHON) -m pytest -m cuda
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis .import_linter_cache
