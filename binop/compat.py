@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binop.functional import Size2d, binary_conv2d
+from binop.functional import Size2d, binary_conv2d, binary_conv2d_packed
 from binop.geometry import as_pair
 
 _ops = torch.ops.binop
@@ -53,15 +53,14 @@ class BinaryConv2dForward:
                     f"got {kernel_size}"
                 )
         if not is_train:
-            return _ops.binary_conv2d_packed(
+            return binary_conv2d_packed(
                 _ops.pack(x),
                 weight,
                 x.shape[1],
                 scale_a.to(torch.float32) * scale_w.to(torch.float32),
-                None,
-                as_pair(stride),
-                as_pair(padding),
-                as_pair(dilation),
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
                 out_dtype=x.dtype,
             )
         return binary_conv2d(

@@ -59,16 +59,55 @@ def binary_conv2d(
     estimator of Hubara et al. 2016 (arXiv:1602.02830).
     """
     stride, dilation = as_pair(stride), as_pair(dilation)
-    pads, drop = resolve_padding(padding, weight.shape[2:], stride, dilation)
+    pads, drop = _resolve_padding(padding, weight.shape[2:], stride, dilation)
     scale_a = torch.ones((), device=x.device) if scale_a is None else scale_a
     scale_w = torch.ones((), device=x.device) if scale_w is None else scale_w
     y = torch.ops.binop.binary_conv2d(
         x, weight, scale_a, scale_w, stride, pads, dilation, groups, pad_value, clip
     )
-    return drop_leading(y, drop)
+    return _drop_leading(y, drop)
 
 
-def resolve_padding(
+def binary_conv2d_packed(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Size2d = 1,
+    padding: Size2d | str = 0,
+    dilation: Size2d = 1,
+    groups: int = 1,
+    pad_value: int = 0,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The convolution of :func:`binary_conv2d` on tensors that are packed already, for inference.
+
+    Args:
+        x: int32 ``[N, H, W, ceil(channels/32)]``, as from ``torch.ops.binop.pack``.
+        weight: int32 ``[O, KH, KW, ceil(channels/groups/32)]``.
+        channels: channels of ``x``; with ``groups > 1`` a multiple of 32 per group.
+        scale: float32, one element or ``[O]``: the product of both scales.
+        bias: float32 ``[O]``, added in float32 after scaling, or None.
+        stride, padding, dilation, groups, pad_value: as in :func:`binary_conv2d`.
+        out_dtype: float16, bfloat16, float32, or on the CPU float64.
+
+    Returns:
+        ``[N, O, P, Q]``, channels_last. No gradients.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: naming the argument, what was expected and what came.
+    """
+    stride, dilation = as_pair(stride), as_pair(dilation)
+    pads, drop = _resolve_padding(padding, weight.shape[1:3], stride, dilation)
+    y = torch.ops.binop.binary_conv2d_packed.explicit(
+        x, weight, channels, scale, bias, stride, pads, dilation, groups, pad_value, out_dtype
+    )
+    return _drop_leading(y, drop)
+
+
+def _resolve_padding(
     padding: Size2d | str, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Sequence[int], Pair]:
     """Numeric padding for the ops, and how many leading rows and columns to drop afterwards."""
@@ -83,7 +122,7 @@ def resolve_padding(
     return as_pair(padding), (0, 0)
 
 
-def drop_leading(y: Tensor, drop: Pair) -> Tensor:
+def _drop_leading(y: Tensor, drop: Pair) -> Tensor:
     """``y`` without its first rows and columns, in the memory format that it had."""
     if drop == (0, 0):
         return y

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from binop import checks, fake, reference
+
+_Op = TypeVar("_Op", bound=Callable[..., Any])
 
 # The registrations last as long as this object.
 LIBRARY = torch.library.Library("binop", "DEF")
@@ -26,15 +28,15 @@ _CONV_OPTIONS = (
 )
 
 
-def _define(schema: str) -> Callable[[Callable[..., Any]], None]:
+def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
     """Registers ``function(backend, *arguments)`` as the op named like it (less the ``_``).
 
     A Python kernel is called without the arguments that equal the schema's defaults, so the
     function must have the same defaults.
     """
 
-    def register(function: Callable[..., Any]) -> None:
-        name = function.__name__.removeprefix("_")
+    def register(function: _Op) -> _Op:
+        name = function.__name__.removeprefix("_") + overload
 
         def on(backend: ModuleType) -> Callable[..., Any]:
             @wraps(function)
@@ -46,6 +48,7 @@ def _define(schema: str) -> Callable[[Callable[..., Any]], None]:
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, on(reference), "CompositeExplicitAutograd")
         torch.library.register_fake(f"binop::{name}", on(fake), lib=LIBRARY)
+        return function
 
     return register
 
@@ -93,6 +96,14 @@ def _unpack(backend: Any, packed: Tensor, channels: int, dtype: torch.dtype) -> 
     return backend.unpack(packed, channels, dtype)
 
 
+# The same op without defaults, for our own layers: AOTInductor (torch 2.13) cannot serialize a
+# ScalarType argument that has its default value.
+@_define(
+    "(Tensor x, Tensor weight, SymInt channels, Tensor scale, Tensor? bias, SymInt[2] stride, "
+    "SymInt[2] padding, SymInt[2] dilation, SymInt groups, int pad_value, ScalarType out_dtype) "
+    "-> Tensor",
+    overload=".explicit",
+)
 @_define(
     "(Tensor x, Tensor weight, SymInt channels, Tensor scale, Tensor? bias=None, "
     f"{_CONV_OPTIONS}, ScalarType out_dtype=float) -> Tensor"

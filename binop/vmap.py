@@ -99,11 +99,12 @@ def _binary_conv2d_rule(
 
 
 torch.library.register_vmap("binop::binary_conv2d", _binary_conv2d_rule, lib=LIBRARY)
-for _name in (
-    "pack",
-    "pack_with_mask",
-    "unpack",
-    "binary_conv2d_packed",
-    "binary_conv2d_threshold",
+for _op in (
+    _ops.pack.default,
+    _ops.pack_with_mask.default,
+    _ops.unpack.default,
+    _ops.binary_conv2d_packed.default,
+    _ops.binary_conv2d_packed.explicit,
+    _ops.binary_conv2d_threshold.default,
 ):
-    torch.library.register_vmap(f"binop::{_name}", _batch_rule(getattr(_ops, _name)), lib=LIBRARY)
+    torch.library.register_vmap(_op, _batch_rule(_op), lib=LIBRARY)

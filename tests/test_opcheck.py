@@ -27,25 +27,32 @@ def _samples() -> Iterator[Sample]:
     for case in GEOMETRIES:
         x, weight, scale_a, scale_w = (t.nan_to_num() for t in case.tensors())
         options = case.options
-        yield ops.binary_conv2d, (x, weight, scale_a, scale_w), options
+        yield ops.binary_conv2d.default, (x, weight, scale_a, scale_w), options
         tensors = tuple(t.clone().requires_grad_() for t in (x, weight, scale_a, scale_w))
-        yield ops.binary_conv2d, tensors, options
-        yield ops.binary_conv2d, tensors, {**options, "clip": float("inf")}
-        yield ops.binary_conv2d, (tensors[0], weight.to(torch.int8), scale_a, scale_w), options
-        yield ops.pack, (x,), {}
-        yield ops.pack_with_mask, (x, scale_a, 1.0), {}
-        yield ops.unpack, (ops.pack(x), case.c, torch.float32), {}
-        yield ops.unpack, (ops.pack(x), case.c, torch.int8), {}
+        yield ops.binary_conv2d.default, tensors, options
+        yield ops.binary_conv2d.default, tensors, {**options, "clip": float("inf")}
+        yield (
+            ops.binary_conv2d.default,
+            (tensors[0], weight.to(torch.int8), scale_a, scale_w),
+            options,
+        )
+        yield ops.pack.default, (x,), {}
+        yield ops.pack_with_mask.default, (x, scale_a, 1.0), {}
+        yield ops.unpack.default, (ops.pack(x), case.c, torch.float32), {}
+        yield ops.unpack.default, (ops.pack(x), case.c, torch.int8), {}
         if case.groups == 2 and case.c != 64:
             continue
         packed = (ops.pack(x), ops.pack(weight), case.c)
         bias = torch.randn(case.o)
-        yield ops.binary_conv2d_packed, (*packed, scale_w), options
+        yield ops.binary_conv2d_packed.default, (*packed, scale_w), options
+        explicit = (*(list(v) if isinstance(v, tuple) else v for v in options.values()),)
+        arguments = (*packed, scale_w, None, *explicit, torch.float32)
+        yield ops.binary_conv2d_packed.explicit, arguments, {}
         half = {**options, "out_dtype": torch.float16}
-        yield ops.binary_conv2d_packed, (*packed, scale_w[:1], bias), half
+        yield ops.binary_conv2d_packed.default, (*packed, scale_w[:1], bias), half
         threshold = torch.arange(case.o, dtype=torch.int32)
         flip = torch.arange(case.o) % 2 == 0
-        yield ops.binary_conv2d_threshold, (*packed, threshold, flip), options
+        yield ops.binary_conv2d_threshold.default, (*packed, threshold, flip), options
 
 
 SAMPLES = list(_samples())
@@ -56,15 +63,17 @@ SAMPLES = list(_samples())
 def test_opcheck(sample: Sample) -> None:
     op, arguments, options = sample
     options = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-    results = opcheck(op.default, arguments, options)
+    results = opcheck(op, arguments, options)
     assert set(results.values()) == {"SUCCESS"}
     assert len(results) == 4
 
 
 def test_every_op_is_checked() -> None:
     registered = {
-        name.removeprefix("binop::").split(".")[0]
+        name if "." in name else f"{name}.default"
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("binop::")
     }
-    assert {str(op).split(".")[-1] for op, *_ in SAMPLES} == registered
+    assert {
+        op.name() if op._overloadname != "default" else f"{op.name()}.default" for op, *_ in SAMPLES
+    } == registered

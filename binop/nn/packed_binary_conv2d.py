@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binop.functional import binary_conv2d, drop_leading, resolve_padding
+from binop.functional import binary_conv2d, binary_conv2d_packed
 from binop.nn.binary_conv2d import BinaryConv2d, mean_scale, pad_input
 from binop.packing import WORD_BITS, word_count
 
@@ -130,21 +130,18 @@ class PackedBinaryConv2d(nn.Module):
                 pad_value=self.pad_value,
             ).contiguous(memory_format=torch.channels_last)
         else:
-            pads, drop = resolve_padding(padding, self.kernel_size, self.stride, self.dilation)
-            y = _ops.binary_conv2d_packed(
+            y = binary_conv2d_packed(
                 _ops.pack(input),
                 self.weight,
                 self.in_channels,
                 self.scale,
-                None,
-                self.stride,
-                pads,
-                self.dilation,
-                self.groups,
-                self.pad_value,
-                input.dtype,
+                stride=self.stride,
+                padding=padding,
+                dilation=self.dilation,
+                groups=self.groups,
+                pad_value=self.pad_value,
+                out_dtype=input.dtype,
             )
-            y = drop_leading(y, drop)
         return y if self.bias is None else y + self.bias.to(y.dtype).reshape(-1, 1, 1)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedBinaryConv2d:
