@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests run side by side; each worker computes on one thread.
 WORKERS ?= auto
 
-.PHONY: help demo test check style test-cuda clean
+.PHONY: help demo test check style bench test-cuda clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
 	$(BIN)/ruff format .
 	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
 		| xargs --no-run-if-empty $(BIN)/clang-format -i
+
+bench: $(VENV)/bench.stamp  ## measure the ops on this machine, into benchmarks/results/
+	$(BIN)/python -m binop bench
 
 test-cuda:  ## the tests that need a CUDA device, in the current environment
 	PYTHONPATH=. $(PYTHON) -m pytest -m cuda

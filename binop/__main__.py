@@ -6,14 +6,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from binop import _info
+from binop import _info, bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m binop", description="1-bit convolution")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, devices, and which backend serves which and why")
-    parser.parse_args(arguments)
+    bench.add_arguments(
+        commands.add_parser("bench", help="measure the ops against their peers, checked first")
+    )
+    options = parser.parse_args(arguments)
+    if options.command == "bench":
+        return bench.run(options)
     print("\n".join(_info.lines()))
     return 0
 

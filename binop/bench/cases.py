@@ -1,0 +1,128 @@
+"""The problems that are measured; the reason of each stands beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from binop.geometry import Conv2dGeometry
+
+Kind = Literal["latency", "layer", "pack", "overhead"]
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """A convolution of ``[n, c, size, size]`` to ``o`` channels by a square kernel."""
+
+    name: str
+    kind: Kind
+    n: int
+    c: int
+    size: int
+    o: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    pad_value: int = 0
+
+    @property
+    def geometry(self) -> Conv2dGeometry:
+        return Conv2dGeometry(
+            self.n,
+            self.c,
+            self.size,
+            self.size,
+            self.o,
+            (self.kernel, self.kernel),
+            (self.stride, self.stride),
+            (self.padding, self.padding),
+            (1, 1),
+            1,
+        )
+
+    @property
+    def shape(self) -> str:
+        text = f"{self.n},{self.c},{self.size}x{self.size} -> {self.o}, {self.kernel}x{self.kernel}"
+        return text if self.stride == 1 else f"{text} / {self.stride}"
+
+
+@dataclass(frozen=True)
+class PackCase:
+    """``pack`` of ``[n, c, size, size]``."""
+
+    name: str
+    n: int
+    c: int
+    size: int
+    kind: Kind = "pack"
+
+    @property
+    def shape(self) -> str:
+        return f"{self.n},{self.c},{self.size}x{self.size}"
+
+
+Case = ConvCase | PackCase
+
+_CUDA: tuple[Case, ...] = (
+    # So small that the host is the limit: what one eager call costs before the kernel starts.
+    ConvCase("overhead", "overhead", 1, 64, 8, 64),
+    # The 3x3 layers of a ResNet-18 for one image: too little work to fill a large GPU.
+    ConvCase("s4-n1", "latency", 1, 512, 7, 512),
+    ConvCase("s3-n1", "latency", 1, 256, 14, 256),
+    ConvCase("s2-n1", "latency", 1, 128, 28, 128),
+    ConvCase("s1-n1", "latency", 1, 64, 56, 64),
+    # The same layers at a training or serving batch.
+    ConvCase("s4", "layer", 256, 512, 7, 512),  # most weights per pixel, rows of 7
+    ConvCase("s3", "layer", 256, 256, 14, 256),
+    ConvCase("s2", "layer", 256, 128, 28, 128),
+    ConvCase("s1", "layer", 256, 64, 56, 64),  # most bytes per operation
+    # A matrix product: nine times fewer operations on the same bytes.
+    ConvCase("s3-1x1", "layer", 256, 256, 14, 256, kernel=1, padding=0),
+    ConvCase("s2-1x1", "layer", 256, 128, 28, 128, kernel=1, padding=0),
+    # The layers between the stages: neighbouring outputs share fewer inputs.
+    ConvCase("s3-stride2", "layer", 256, 256, 14, 256, stride=2),
+    ConvCase("s2-stride2", "layer", 256, 128, 28, 128, stride=2),
+    # Enough arithmetic to see the tensor cores: first next to the bytes, then alone.
+    ConvCase("s5", "layer", 64, 256, 56, 256),
+    ConvCase("s6", "layer", 64, 1024, 56, 1024),
+    # About 100 MB of bfloat16: few words a pixel and many.
+    PackCase("pack-c64", 256, 64, 56),
+    PackCase("pack-c256", 64, 256, 56),
+)
+
+_CPU: tuple[Case, ...] = (
+    # So small that the call itself is the limit.
+    ConvCase("overhead", "overhead", 1, 32, 8, 32),
+    # The 3x3 layers of a ResNet-18 for one image, as on an edge device.
+    ConvCase("n1-c512", "layer", 1, 512, 7, 512),
+    ConvCase("n1-c256", "layer", 1, 256, 14, 256),
+    ConvCase("n1-c128", "layer", 1, 128, 28, 128),
+    ConvCase("n1-c64", "layer", 1, 64, 56, 64),
+    # A small batch: enough rows for every thread, and beyond the second-level cache.
+    ConvCase("n8-c256", "layer", 8, 256, 14, 256),
+    ConvCase("n8-c128", "layer", 8, 128, 28, 128),
+    # About 100 MB of float32.
+    PackCase("pack-c64", 128, 64, 56),
+    PackCase("pack-c256", 32, 256, 56),
+)
+
+# One of each kind that a GPU or a slow CPU gets through in seconds.
+_QUICK = {"cuda": ("overhead", "s4-n1", "s4", "pack-c64"), "cpu": ("overhead", "n1-c512")}
+
+
+def cases(device_type: str) -> tuple[Case, ...]:
+    """Every case of a kind of device, small first."""
+    return _CUDA if device_type == "cuda" else _CPU
+
+
+def select(device_type: str, names: list[str] | None, quick: bool) -> tuple[Case, ...]:
+    """The cases named, in the table's order; without names all, or the quick ones."""
+    table = cases(device_type)
+    known = [case.name for case in table]
+    wanted = names or (_QUICK[device_type] if quick else known)
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise ValueError(
+            f"cases: expected names out of {', '.join(known)}, got {', '.join(unknown)}"
+        )
+    return tuple(case for case in table if case.name in wanted)

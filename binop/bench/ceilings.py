@@ -1,0 +1,86 @@
+"""What the hardware can do at most, measured in the run that is compared with it.
+
+A ceiling is the best of several rounds, not the median: noise only ever hides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from binop.bench.clocks import Call, Clock
+from binop.bench.result import Ceiling
+
+_ROUNDS = 10
+
+# Sizes past every cache, and past the launch overhead; the CPU's finish in tens of milliseconds.
+_COPY_BYTES = {"cuda": 2**31, "cpu": 2**27}
+_MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
+_MATMUL_DTYPES = {
+    "cuda": {"bf16": torch.bfloat16, "fp16": torch.float16},
+    # Not bfloat16: torch's product of it is no ceiling where oneDNN has no kernel for the CPU.
+    "cpu": {"fp32": torch.float32},
+}
+
+# Binary operations/s. torch has no binary matrix product to measure them with, so they come from
+# throw-away kernels that did nothing else (one H200, 132 SMs, driver 580, 2026-11-23). Devices
+# that nobody measured are missing, and the CPU is until binop has a CPU kernel to measure with.
+_MEASURED = "own micro-benchmark on one H200, 2026-11-23; not measured in this run"
+_BINARY_PEAKS = {
+    "NVIDIA H200": (
+        Ceiling("b1", 15.5e15, f"wgmma m64nNk256 b1 and.popc: {_MEASURED}"),
+        Ceiling("b1 mma.sync", 10.1e15, f"mma.sync m16n8k256 b1 and.popc: {_MEASURED}"),
+    )
+}
+
+
+def binary_peaks(device_name: str) -> tuple[Ceiling, ...]:
+    """The peaks of b1 arithmetic: ``b1`` is the device's, others are of one instruction."""
+    return _BINARY_PEAKS.get(device_name, ())
+
+
+def measure(clock: Clock, device: torch.device, threads: int | None) -> Iterator[Ceiling]:
+    """Copy bandwidth in bytes/s, and matrix products of floats in operations/s."""
+    moved, call = _copy(device)
+    source = f"copy of {moved // 2 / 1e6:.0f} MB, read plus written"
+    yield Ceiling("copy", moved / _seconds(clock, call), source, threads)
+    size = _MATMUL_SIZE[device.type]
+    for name, dtype in _MATMUL_DTYPES[device.type].items():
+        rate = 2 * size**3 / _seconds(clock, _matmul(device, dtype, size))
+        yield Ceiling(name, rate, f"torch matmul, {size} cubed, random values", threads)
+
+
+def _copy(device: torch.device) -> tuple[int, Call]:
+    size = _COPY_BYTES[device.type]
+    if device.type == "cuda":
+        size = min(size, torch.cuda.mem_get_info(device)[0] // 8)
+    source = torch.randn(size // 4, device=device)
+    target = torch.empty_like(source)
+
+    def call() -> Tensor:
+        return target.copy_(source)
+
+    return 2 * source.numel() * source.element_size(), call
+
+
+def _matmul(device: torch.device, dtype: torch.dtype, size: int) -> Call:
+    left = torch.randn(size, size, device=device).to(dtype)
+    right = torch.randn(size, size, device=device).to(dtype)
+
+    def call() -> Tensor:
+        return left @ right
+
+    return call
+
+
+def _seconds(clock: Clock, call: Call) -> float:
+    sample = clock.prepare([call])
+    times = []
+    for _ in range(_ROUNDS):
+        clock.begin_round()
+        sample.launch()
+        clock.wait()
+        times.append(sample.seconds())
+    return min(times)

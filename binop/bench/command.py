@@ -1,0 +1,180 @@
+"""The command line of ``python -m binop bench``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import random
+import sys
+from pathlib import Path
+
+from binop.bench import readme, tables, writers
+from binop.bench.result import Result, load, save, slug
+
+_ROUNDS = 50
+_QUICK_ROUNDS = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measures binop's ops against their peers. Writes JSON, prints tables; every result is "
+        "checked before it is timed. Exit code 1: a contender failed or gave wrong results."
+    )
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
+    what.add_argument("--cases", nargs="+", metavar="NAME", help="default: all of the device's")
+    what.add_argument("--contenders", nargs="+", metavar="NAME", help="default: all")
+    what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")
+    what.add_argument("--quick", action="store_true", help="few cases, 5 rounds")
+    what.add_argument("--repeats", type=_positive, help="rounds of a case (default 50)")
+    what.add_argument(
+        "--seconds", type=float, default=10.0, help="end a case's rounds after this (default 10)"
+    )
+    what.add_argument(
+        "--cold", action="store_true", help="rotate the inputs past the GPU's cache, too"
+    )
+    what.add_argument("--seed", type=int, help="of the random inputs (default: a fresh one)")
+    where = parser.add_argument_group("where to put it")
+    where.add_argument(
+        "--out", type=Path, help="default: benchmarks/results/DEVICE-DATE.json", metavar="FILE"
+    )
+    where.add_argument("--plots", type=Path, metavar="DIR", help="draw plots (with --render, too)")
+    where.add_argument(
+        "--commit",
+        metavar="TEXT",
+        help="what to record where there is no .git: git describe --always --dirty --abbrev=40",
+    )
+    stored = parser.add_argument_group("stored results")
+    stored.add_argument("--render", type=Path, metavar="FILE", help="print a result as Markdown")
+    stored.add_argument(
+        "--readme",
+        nargs=2,
+        type=Path,
+        metavar=("README", "FILE"),
+        help="rewrite the result's blocks <!-- bench:DEVICE/TABLE begin --> ... end -->",
+    )
+    stored.add_argument("--check", action="store_true", help="with --readme: only compare")
+
+
+def run(options: argparse.Namespace) -> int:
+    try:
+        return _run(options)
+    except (ValueError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.check and options.readme is None:
+        raise ValueError("--check: expected --readme README FILE with it")
+    if options.plots is not None:
+        _require_matplotlib()
+    if options.readme is not None:
+        readme_path, result_path = options.readme
+        return _update_readme(readme_path, result_path, options.check)
+    if options.render is not None:
+        result = load(options.render)
+        print(writers.markdown_report(tables.report(result)))
+        _draw(result, options.plots)
+        return 0
+    return _list(options) if options.list else _measure(options)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _require_matplotlib() -> None:
+    from binop.bench import plots
+
+    if not plots.available():
+        raise ValueError("--plots: matplotlib is missing; pip install 'binop[bench]'")
+
+
+def _draw(result: Result, directory: Path | None) -> None:
+    if directory is None:
+        return
+    from binop.bench import plots
+
+    for path in plots.draw(result, directory):
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def _update_readme(readme_path: Path, result_path: Path, check: bool) -> int:
+    text = readme_path.read_text(encoding="utf-8")
+    fresh = readme.replace_blocks(text, load(result_path))
+    if fresh == text:
+        return 0
+    if check:
+        print(
+            f"bench: {readme_path} differs from {result_path}; "
+            f"run: python -m binop bench --readme {readme_path} {result_path}",
+            file=sys.stderr,
+        )
+        return 1
+    readme_path.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+def _device_type(options: argparse.Namespace) -> str:
+    import torch
+
+    present = torch.cuda.is_available()
+    if options.device == "cuda" and not present:
+        raise ValueError("--device cuda: torch sees no CUDA device")
+    return options.device or ("cuda" if present else "cpu")
+
+
+def _list(options: argparse.Namespace) -> int:
+    from binop.bench.cases import cases
+    from binop.bench.contenders import recipes
+
+    device_type = _device_type(options)
+    for case in cases(device_type):
+        print(f"{case.name:<12} {case.kind:<9} {case.shape}")
+        print(f"{'':<12} {' '.join(r.name for r in recipes(device_type, case.kind))}")
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    import torch
+
+    from binop.bench import cases, contenders, gate, machine, measure
+
+    device = torch.device(_device_type(options))
+    chosen = cases.select(device.type, options.cases, options.quick)
+    contenders.require_names(device.type, options.contenders)
+    plan = measure.Plan(
+        device=device,
+        cases=chosen,
+        repeats=options.repeats or (_QUICK_ROUNDS if options.quick else _ROUNDS),
+        seconds=options.seconds,
+        seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        names=options.contenders,
+        cold=options.cold,
+    )
+    facts = machine.describe(device)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    name = slug(facts["device"])
+    out = options.out or Path("benchmarks", "results", f"{name}-{now:%Y-%m-%d}.json")
+    conditions = machine.commit(options.commit) | {
+        "seed": plan.seed,
+        "conv_inputs": "rotated past the cache" if plan.cold else "one set, may stay in the cache",
+        "quick": options.quick,
+    }
+    try:
+        ceilings, groups = measure.run(plan, lambda line: print(line, file=sys.stderr, flush=True))
+    except gate.WrongResultError as error:
+        print(f"bench: wrong result, nothing written: {error}", file=sys.stderr)
+        return 1
+    result = Result(name, now.isoformat(timespec="seconds"), facts, conditions, ceilings, groups)
+    save(result, out)
+    writers.show(tables.report(result))
+    print(f"wrote {out}", file=sys.stderr)
+    _draw(result, options.plots)
+    for failure in result.failures:
+        print(f"bench: failed: {failure}", file=sys.stderr)
+    return 1 if result.failures else 0

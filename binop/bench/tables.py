@@ -1,0 +1,182 @@
+"""What the tables say: from a result to rows of text. How they look is ``writers.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from binop.bench.result import Group, Result, Row
+
+# The contenders of the tables that a README shows; ``full`` has them all.
+_BRIEF = (
+    "conv2d-fp32-nchw",
+    "conv2d-fp32",
+    "conv2d-bf16",
+    "simulated-compiled",
+    "packed-to-packed",
+    "packed-to-float",
+    "float-to-float",
+    "float-to-float-nchw",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def number(value: float) -> str:
+    """Three significant digits, never in scientific notation."""
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """Whole percent, tenths below 10."""
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
+def rate(per_second: float) -> str:
+    """Operations a second with the prefix that suits them."""
+    for prefix, unit in (("P", 1e15), ("T", 1e12)):
+        if per_second >= unit:
+            return f"{number(per_second / unit)} {prefix}OPS"
+    return f"{number(per_second / 1e9)} GOPS"
+
+
+def _layers(result: Result) -> Table:
+    return _brief(result, "layer", "Layers: us (speed-up over the peer, share of the floor)")
+
+
+def _latency(result: Result) -> Table:
+    return _brief(result, "latency", "Latency, batch 1: us (speed-up, share of the floor)")
+
+
+def _brief(result: Result, kind: str, title: str) -> Table:
+    groups = [group for group in result.groups if group.kind == kind]
+    present = {row.contender for group in groups for row in group.rows}
+    names = [name for name in _BRIEF if name in present]
+    threads = [] if result.machine["kind"] == "cuda" else ["threads"]
+    rows = []
+    for group in groups:
+        by_name = {row.contender: row for row in group.rows}
+        cells = [_brief_cell(by_name.get(name)) for name in names]
+        count = [str(group.threads)] if threads else []
+        rows.append([group.case, group.shape, *count, *cells])
+    return Table(title, ["case", "N,C,HxW -> O, kernel / stride", *threads, *names], rows)
+
+
+def _brief_cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    if row.median_us is None:
+        return "failed"
+    notes = []
+    if row.ours and row.speedup is not None:
+        notes.append(f"{number(row.speedup)}x")
+    if row.ours and row.share_of_floor is not None:
+        notes.append(percent(row.share_of_floor))
+    return f"{number(row.median_us)} ({', '.join(notes)})" if notes else number(row.median_us)
+
+
+def _pack(result: Result) -> Table:
+    rows = []
+    for group in result.groups:
+        copy = result.ceiling("copy", group.threads)
+        for row in group.rows if group.kind == "pack" else []:
+            head = [group.case, group.shape, _threads(group), row.contender]
+            if row.median_us is None or row.bytes is None:
+                rows.append([*head, "failed", "-", "-"])
+                continue
+            bandwidth = row.bytes / (row.median_us * 1e-6)
+            share = percent(bandwidth / copy) if copy else "-"
+            rows.append([*head, number(row.median_us), number(bandwidth / 1e9), share])
+    columns = ["case", "N,C,HxW", "threads", "contender", "us", "GB/s", "of copy bandwidth"]
+    return Table("pack: reads floats, writes bits", columns, rows)
+
+
+def _overhead(result: Result) -> Table:
+    rows = [
+        [
+            _threads(group),
+            row.contender,
+            number(row.median_us) if row.median_us else "failed",
+            f"{number(1 / row.speedup)}x" if row.speedup else "-",
+        ]
+        for group in result.groups
+        if group.kind == "overhead"
+        for row in group.rows
+    ]
+    shapes = [group.shape for group in result.groups if group.kind == "overhead"]
+    title = f"Host time of one eager call ({shapes[0] if shapes else 'not measured'})"
+    return Table(title, ["threads", "contender", "us", "of conv2d's"], rows)
+
+
+def _ceilings(result: Result) -> Table:
+    rows = [
+        [
+            ceiling.name,
+            "-" if ceiling.threads is None else str(ceiling.threads),
+            f"{number(ceiling.value / 1e9)} GB/s"
+            if ceiling.name == "copy"
+            else rate(ceiling.value),
+            ceiling.source,
+        ]
+        for ceiling in result.ceilings
+    ]
+    if not any(ceiling.name == "b1" for ceiling in result.ceilings):
+        missing = "unknown on this device: floors of b1 rows count bytes only"
+        rows.append(["b1", "-", "none", missing])
+    return Table("Ceilings", ["ceiling", "threads", "value", "source"], rows)
+
+
+def _provenance(result: Result) -> Table:
+    facts = {"date": result.date, **result.machine, **result.conditions}
+    rows = [[name, "unknown" if value is None else str(value)] for name, value in facts.items()]
+    return Table("Measured on", ["what", "value"], rows)
+
+
+def _full(result: Result) -> Table:
+    rows = [_full_row(group, row) for group in result.groups for row in group.rows]
+    columns = ["case", "threads", "contender", "us", "quartiles", "speed-up", "rate"]
+    return Table("Every contender", [*columns, "of floor", "bound", "calls x rounds"], rows)
+
+
+def _full_row(group: Group, row: Row) -> list[str]:
+    head = [group.case, _threads(group), row.contender]
+    if row.median_us is None or row.low_us is None or row.high_us is None:
+        return [*head, "failed", "-", "-", "-", "-", row.error or "", "-"]
+    return [
+        *head,
+        number(row.median_us),
+        f"{number(row.low_us)} .. {number(row.high_us)}",
+        f"{number(row.speedup)}x" if row.speedup is not None else "-",
+        rate(row.ops / (row.median_us * 1e-6)) if row.ops else "-",
+        percent(row.share_of_floor) if row.share_of_floor is not None else "-",
+        row.bound or "-",
+        f"{row.calls_per_sample} x {row.rounds}",
+    ]
+
+
+def _threads(group: Group) -> str:
+    return "-" if group.threads is None else str(group.threads)
+
+
+# By the name that a README block asks for.
+TABLES: dict[str, Callable[[Result], Table]] = {
+    "provenance": _provenance,
+    "ceilings": _ceilings,
+    "layers": _layers,
+    "latency": _latency,
+    "pack": _pack,
+    "overhead": _overhead,
+    "full": _full,
+}
+
+
+def report(result: Result) -> list[Table]:
+    """Every table that has rows."""
+    tables = [make(result) for make in TABLES.values()]
+    return [table for table in tables if table.rows]

@@ -1,0 +1,373 @@
+"""The benchmark's arithmetic, gate, tables and files; nothing here depends on how long it takes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from binop import bench
+from binop.bench import contenders, gate, graph_clock, measure, plots, readme, tables, work, writers
+from binop.bench.cases import ConvCase, PackCase, cases, select
+from binop.bench.clocks import WallClock
+from binop.bench.result import Ceiling, Group, Result, Row, from_json, load, save, slug, to_json
+from binop.bench.verdict import judge
+
+TINY = ConvCase("tiny", "layer", 2, 33, 5, 35, stride=2)  # tails in words, and a border
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def tiny_plan(case: ConvCase | PackCase = TINY, device: str = "cpu", **changes: object):
+    """A few rounds of one case without the compiled peer, which takes seconds."""
+    names = [r.name for r in contenders.recipes(device, case.kind) if "compiled" not in r.name]
+    plan = measure.Plan(torch.device(device), (case,), 3, 1.0, 0, names)
+    return dataclasses.replace(plan, **changes)
+
+
+def run_group(monkeypatch: pytest.MonkeyPatch, plan: measure.Plan) -> Group:
+    """The group of the plan's one case, without ceilings, on one thread."""
+    monkeypatch.setattr(measure.ceilings, "measure", lambda *_: ())
+    monkeypatch.setattr(measure, "_thread_counts", lambda _: [1])
+    _, (group,) = measure.run(plan, lambda _: None)
+    return group
+
+
+@pytest.fixture
+def result() -> Result:
+    """A made-up run of a made-up device; one contender failed."""
+    layer = work.conv_work(ConvCase("s1", "layer", 256, 64, 56, 64).geometry, *["packed"] * 3, "b1")
+    rows = [
+        Row("conv2d-bf16", False, 2 * 10**8, 10**11, "bf16", 100.0, 99.0, 102.0, 50, 10, 10**9),
+        Row(
+            "packed-to-packed", True, layer.bytes, layer.ops, "b1", 20.0, 19.0, 22.0, 50, 40, 10**9
+        ),
+        Row("packed-to-float", True, error="RuntimeError: no | kernel"),
+    ]
+    pack = [Row("pack", True, 4 * 10**8, 0, "none", 125.0, 124.0, 126.0, 50, 20, 10**9)]
+    ceilings = [Ceiling("copy", 4e12, "made up"), Ceiling("b1", 10e15, "made up")]
+    groups = [
+        Group("s1", "layer", "256,64,56x56 -> 64, 3x3", None, None, rows),
+        Group("pack-c64", "pack", "256,64,56x56", None, None, pack),
+    ]
+    groups = [judge(group, ceilings, ("conv2d-bf16",)) for group in groups]
+    machine = {"device": "Made-Up 1", "kind": "cuda", "driver": None}
+    return Result("made-up-1", "2026-01-01", machine, {"commit": "abc"}, ceilings, groups)
+
+
+def test_floor_is_the_larger_term_and_names_it():
+    some = work.Work(bytes=1000, ops=4000, arithmetic="b1")
+    assert work.floor(some, bandwidth=100.0, peak=1000.0) == work.Floor(10.0, "memory")
+    assert work.floor(some, bandwidth=1000.0, peak=1000.0) == work.Floor(4.0, "arithmetic")
+    assert work.floor(some, bandwidth=1000.0, peak=None) == work.Floor(1.0, "memory")
+    assert work.floor(some, None, None) is None
+
+
+def test_work_counts_each_tensor_once():
+    geometry = ConvCase("", "layer", 2, 33, 8, 5, stride=2).geometry
+    got = work.conv_work(geometry, "packed", torch.bfloat16, torch.float32, "b1", channel_bytes=4)
+    x, weight, y, scale = 2 * 64 * 2 * 4, 5 * 9 * 33 * 2, 2 * 16 * 5 * 4, 5 * 4
+    assert got == work.Work(x + weight + y + scale, 2 * (2 * 16 * 5) * (33 * 9), "b1")
+    assert work.pack_work(PackCase("", 2, 33, 8), torch.float16).bytes == 128 * (66 + 8)
+
+
+def test_floor_of_s1_is_what_its_bytes_take(result: Result):
+    packed = result.groups[0].rows[1]
+    assert packed.bytes == 2 * 256 * 56 * 56 * 8 + 64 * 9 * 8
+    assert packed.ops == 2 * 256 * 56 * 56 * 64 * 576
+    assert packed.bound == "arithmetic"
+    assert packed.floor_us == pytest.approx(packed.ops / 10e15 * 1e6)
+    assert packed.share_of_floor == pytest.approx(packed.floor_us / 20.0)
+    assert packed.speedup == pytest.approx(5.0)
+
+
+def test_missing_ceiling_is_told_and_the_fastest_peer_counts():
+    rows = [
+        Row("a", False, 100, 100, "fp32", 10.0),
+        Row("b", False, 100, 100, "fp32", 8.0),
+        Row("ours", True, 100, 100, "b1", 2.0),
+    ]
+    judged = judge(Group("", "layer", "", 2, None, rows), [Ceiling("copy", 1e8, "", 2)], ("a", "b"))
+    assert judged.peer == "b"
+    assert judged.rows[2].speedup == 4.0
+    assert judged.rows[2].bound == "memory (no ceiling for b1)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "output_bytes", "copies", "wanted"),
+    [
+        (10e-6, 2**30, 1, 4),  # huge outputs: as many as may be kept
+        (10e-6, 10 * 2**20, 1, 100),  # a millisecond
+        (100e-6, 2**20, 1, 120),  # twice the cache
+        (1e-6, 2**10, 1, 512),  # tiny: the most
+        (1.0, 2**10, 1, 2),  # slow: the fewest
+        (10e-6, 10 * 2**20, 3, 102),  # whole turns of the inputs
+    ],
+)
+def test_calls_per_graph(seconds: float, output_bytes: int, copies: int, wanted: int):
+    assert graph_clock.calls_per_graph(seconds, output_bytes, 60 * 2**20, copies) == wanted
+
+
+# The ids are not "cuda" and "cpu": the table for CUDA can be read without a device.
+@pytest.mark.parametrize("device", ["cuda", "cpu"], ids=["gpu", "host"])
+def test_case_names_are_unique_and_selectable(device: str):
+    names = [case.name for case in cases(device)]
+    assert len(set(names)) == len(names)
+    assert [c.name for c in select(device, [names[2], names[0]], False)] == [names[0], names[2]]
+    assert 0 < len(select(device, None, quick=True)) < len(names)
+    with pytest.raises(ValueError, match=r"cases: expected names out of .* got nonsense"):
+        select(device, ["nonsense"], False)
+
+
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+def test_every_contender_passes_the_gate(monkeypatch: pytest.MonkeyPatch, pad_value: int):
+    case = dataclasses.replace(TINY, pad_value=pad_value)
+    group = run_group(monkeypatch, tiny_plan(case))
+    assert [row.error for row in group.rows] == [None] * 9
+    assert all(row.rounds == 3 and row.median_us > 0 for row in group.rows)
+
+
+def test_pack_case(monkeypatch: pytest.MonkeyPatch):
+    group = run_group(monkeypatch, tiny_plan(PackCase("tiny-pack", 2, 33, 5)))
+    assert {row.contender: row.error for row in group.rows} == dict.fromkeys(
+        ["copy", "pack", "pack-nchw"]
+    )
+
+
+@pytest.mark.parametrize("op", ["binary_conv2d_threshold", "binary_conv2d_packed", "pack"])
+def test_gate_stops_a_wrong_contender(monkeypatch: pytest.MonkeyPatch, op: str):
+    right = getattr(torch.ops.binop, op)
+
+    def wrong(*args: object, **kwargs: object) -> torch.Tensor:
+        y = right(*args, **kwargs).clone()
+        y[-1, -1, -1, -1] += 1
+        return y
+
+    monkeypatch.setattr(torch.ops.binop, op, wrong)
+    with pytest.raises(gate.WrongResultError, match=r"tiny: .* differ from the simulated"):
+        run_group(monkeypatch, tiny_plan())
+
+
+def test_gate_sees_a_dirty_tail():
+    bits = torch.rand(1, 33, 2, 2) < 0.5
+    clean = torch.ops.binop.pack(torch.where(bits, 1.0, -1.0))
+    gate.require_bits(clean, bits, "clean")
+    clean[0, 1, 1, 1] |= 2
+    with pytest.raises(gate.WrongResultError, match="dirty: 1 of 8 elements differ"):
+        gate.require_bits(clean, bits, "dirty")
+
+
+def test_gate_checks_what_the_timed_run_wrote(monkeypatch: pytest.MonkeyPatch):
+    right = WallClock.prepare
+
+    def prepare(self, calls):  # A capture that went wrong: replays write something else.
+        sample = right(self, calls)
+        sample.rehearse = lambda: [calls[0]() + 1]
+        return sample
+
+    monkeypatch.setattr(WallClock, "prepare", prepare)
+    with pytest.raises(gate.WrongResultError):
+        run_group(monkeypatch, tiny_plan())
+
+
+def test_failing_contender_is_a_row_with_its_message(monkeypatch: pytest.MonkeyPatch):
+    def fail(_: object) -> contenders.Contender:
+        raise RuntimeError("no kernel for this\nsecond line")
+
+    def late(operands, calls=[]) -> contenders.Contender:  # noqa: B006
+        def call() -> torch.Tensor:
+            calls.append(None)
+            if len(calls) > 10:
+                raise RuntimeError("while timed")
+            return operands.alpha
+
+        return contenders.Contender([call], work.Work(1, 1, "b1"))
+
+    table = (
+        contenders.recipes("cpu", "layer")[1],
+        contenders.Recipe("broken", True, fail),
+        contenders.Recipe("late", True, late),
+    )
+    monkeypatch.setattr(measure, "recipes", lambda *_: table)
+    group = run_group(monkeypatch, tiny_plan(names=None))
+    assert [row.error for row in group.rows] == [
+        None,
+        "RuntimeError: no kernel for this",
+        "RuntimeError: while timed",
+    ]
+    assert group.rows[1].median_us is None
+
+
+def test_json_round_trip(result: Result, tmp_path: Path):
+    assert from_json(to_json(result)) == result
+    path = tmp_path / "new" / "result.json"
+    save(result, path)
+    assert load(path) == result
+    with pytest.raises(ValueError, match="expected schema 1, got 99"):
+        from_json(to_json(dataclasses.replace(result, schema=99)))
+    assert slug("NVIDIA H200 (SXM)") == "nvidia-h200-sxm"
+
+
+def test_tables(result: Result):
+    by_title = {table.title: table for table in tables.report(result)}
+    layers = tables.TABLES["layers"](result)
+    assert layers in by_title.values()
+    assert writers.markdown(layers).splitlines() == [
+        "| case | N,C,HxW -> O, kernel / stride | "
+        "conv2d-bf16 | packed-to-packed | packed-to-float |",
+        "|---|---|---|---|---|",
+        "| s1 | 256,64,56x56 -> 64, 3x3 | 100 | 20.0 (5.00x, 30%) | failed |",
+    ]
+    assert tables.TABLES["pack"](result).rows[0][4:] == ["125", "3200", "80%"]
+    assert r"RuntimeError: no \| kernel" in writers.markdown(tables.TABLES["full"](result))
+    assert ["driver", "unknown"] in tables.TABLES["provenance"](result).rows
+    assert result.failures == ["s1: packed-to-float: RuntimeError: no | kernel"]
+    assert [tables.number(v) for v in (1.234, 12.34, 1234.5)] == ["1.23", "12.3", "1234"]
+    assert [tables.rate(v) for v in (11.2e15, 3e12, 5e9)] == ["11.2 POPS", "3.00 TOPS", "5.00 GOPS"]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_terminal_with_and_without_rich(
+    result: Result, missing: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    if missing:
+        monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None)
+    else:
+        pytest.importorskip("rich")
+    writers.show(tables.report(result))
+    shown = capsys.readouterr().out
+    assert "20.0 (5.00x, 30%)" in shown
+    assert ("pip install 'binop[bench]'" in shown) == missing
+
+
+def test_readme_blocks(result: Result, tmp_path: Path, capsys: pytest.CaptureFixture):
+    block = "<!-- bench:{0} begin -->\nold\n<!-- bench:{0} end -->\n"
+    text = "Before\n" + block.format("made-up-1/layers") + block.format("other/layers") + "After\n"
+    page, path = tmp_path / "README.md", tmp_path / "result.json"
+    page.write_text(text)
+    save(result, path)
+    check = options("--readme", str(page), str(path), "--check")
+    assert bench.run(check) == 1
+    assert "differs" in capsys.readouterr().err
+    assert page.read_text() == text
+    assert bench.run(options("--readme", str(page), str(path))) == 0
+    assert bench.run(check) == 0
+    fresh = page.read_text()
+    assert "20.0 (5.00x, 30%)" in fresh
+    assert block.format("other/layers") in fresh
+    assert fresh.startswith("Before\n")
+    assert fresh.endswith("After\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "expected a line <!-- bench:made-up-1/TABLE begin -->"),
+        ("<!-- bench:made-up-1/layers begin -->\n", "expected a line <!-- bench:made-up-1/layers"),
+        (
+            "<!-- bench:made-up-1/x begin -->\n<!-- bench:made-up-1/x end -->\n",
+            "expected a table out of provenance",
+        ),
+    ],
+)
+def test_bad_readme_blocks(result: Result, text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        readme.replace_blocks(text, result)
+
+
+def test_plots_and_render(result: Result, tmp_path: Path, capsys: pytest.CaptureFixture):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "result.json"
+    save(result, path)
+    assert bench.run(options("--render", str(path), "--plots", str(tmp_path / "plots"))) == 0
+    assert "### Layers" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == [
+        "made-up-1-roofline.png",
+        "made-up-1-speedup.png",
+    ]
+
+
+def test_usage_errors_name_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(plots, "available", lambda: False)
+    for arguments, message in (
+        (["--plots", "x"], "pip install 'binop[bench]'"),
+        (["--check"], "expected --readme README FILE"),
+        (["--device", "cpu", "--contenders", "nobody"], "got nobody"),
+        (["--render", "/nonexistent.json"], "/nonexistent.json"),
+    ):
+        assert bench.run(options(*arguments)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_cpu_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "result.json"
+    names = ["conv2d-fp32", "packed-to-packed", "float-to-float"]
+    arguments = ["--device", "cpu", "--cases", "overhead", "--repeats", "3", "--seconds", "1"]
+    assert bench.run(options(*arguments, "--contenders", *names, "--out", str(out))) == 0
+    capsys.readouterr()
+    result = load(out)
+    assert [row.contender for row in result.groups[0].rows] == names
+    assert result.groups[0].rows[1].speedup > 0
+    assert result.ceiling("copy", result.groups[0].threads) > 0
+    assert result.ceiling("b1") is None
+    assert bench.run(options("--render", str(out))) == 0
+    assert "packed-to-packed" in capsys.readouterr().out
+
+
+def test_wrong_result_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def fail(*_: object) -> None:
+        raise gate.WrongResultError("s1: somebody: 3 of 4 elements differ")
+
+    monkeypatch.setattr(measure, "run", fail)
+    out = tmp_path / "result.json"
+    assert bench.run(options("--device", "cpu", "--out", str(out))) == 1
+    assert "3 of 4 elements differ" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")
+def test_compiled_peer_runs(monkeypatch: pytest.MonkeyPatch):
+    group = run_group(monkeypatch, tiny_plan(names=["simulated-compiled", "conv2d-fp32"]))
+    assert [row.error for row in group.rows] == [None, None]
+
+
+@pytest.mark.cuda
+def test_cuda_run(monkeypatch: pytest.MonkeyPatch):
+    for case in (TINY, PackCase("tiny-pack", 2, 33, 5)):
+        group = run_group(monkeypatch, tiny_plan(case, "cuda"))
+        assert [row.error for row in group.rows] == [None] * len(group.rows)
+        assert all(row.rotated_bytes > 0 and row.calls_per_sample > 1 for row in group.rows)
+
+
+@pytest.mark.cuda
+def test_failed_capture_leaves_the_device_usable():
+    clock = graph_clock.GraphClock(torch.device("cuda"))
+    x = torch.ones(4, device="cuda")
+    stream = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        clock.prepare([lambda: x * x.sum().item()])  # synchronizes: not capturable
+    assert torch.cuda.current_stream() == stream
+    sample = clock.prepare([partial(torch.add, x, 1)])
+    assert all(torch.equal(output, x + 1) for output in sample.rehearse())
+
+
+def test_import_binop_does_not_import_the_benchmark():
+    code = (
+        "import sys, binop; sys.exit(any(name.startswith('binop.bench') for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
