@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests run side by side; each worker computes on one thread.
 WORKERS ?= auto
 
-.PHONY: help demo test check style bench test-cuda clean
+.PHONY: help demo test check style bench test-cuda sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +41,15 @@ bench: $(VENV)/bench.stamp  ## measure the ops on this machine, into benchmarks/
 	$(BIN)/python -m binop bench
 
 test-cuda:  ## the tests that need a CUDA device, in the current environment
-	PYTHONPATH=. $(PYTHON) -m pytest -m cuda
+	PYTHONPATH=. $(PYTHON) -m pytest -m cuda -n $(WORKERS)
+
+# Without torch's caching allocator every tensor is an allocation of its own, so that an access
+# beyond its end is one that memcheck sees.
+sanitize:  ## the kernels under compute-sanitizer, in the current environment
+	for tool in memcheck racecheck initcheck synccheck; do \
+		PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool \
+			--error-exitcode 1 $(PYTHON) -m pytest -q -m sanitize tests/cuda || exit 1; \
+	done
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

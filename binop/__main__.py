@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from binop import _info, bench
+from binop import _compile, _info, bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,7 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_arguments(
         commands.add_parser("bench", help="measure the ops against their peers, checked first")
     )
+    _compile.add_arguments(
+        commands.add_parser("compile-kernels", help="compile the CUDA kernels; needs no GPU")
+    )
     options = parser.parse_args(arguments)
+    if options.command == "compile-kernels":
+        return _compile.run(options)
     if options.command == "bench":
         return bench.run(options)
     print("\n".join(_info.lines()))

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import torch
 
 from binop._version import __version__
+from binop.backends import cuda_obstacle
 
 _BY_TAPS = "reference (plain torch), one matrix product per kernel tap"
 
 
 def lines() -> Iterator[str]:
-    """The report, line by line. It imports nothing that ``import binop`` does not."""
+    """The report, line by line. It imports CuPy only where torch sees a CUDA device."""
     yield f"binop    {__version__}"
     yield f"python   {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield f"torch    {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}"
@@ -32,8 +33,12 @@ def lines() -> Iterator[str]:
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         yield f"cuda:{index}   {torch.cuda.get_device_name(index)}, sm_{major}{minor}"
-        yield f"         backend: {_BY_TAPS}"
-        yield "         no faster one: this version of binop has no CUDA kernels"
+        obstacle = cuda_obstacle(index)
+        if obstacle is None:
+            yield "         backend: CUDA kernels, compiled when first used"
+        else:
+            yield f"         backend: {_BY_TAPS}"
+            yield f"         no faster one: {obstacle}"
     yield f"others   backend: {_BY_TAPS}"
 
 

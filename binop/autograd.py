@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from binop.layout import memory_format
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -42,7 +42,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         signs = _ops.pack(x)
     ctx.save_for_backward(signs if for_others else None, mask, weight, scale_a, scale_w)
     ctx.x_shape = x.shape
-    ctx.memory_format = suggest_memory_format(x)
+    ctx.memory_format = memory_format(x)
     ctx.options = options
     ctx.pad_value = pad_value
 

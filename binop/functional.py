@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from binop.geometry import Pair, as_pair, same_padding
+from binop.layout import memory_format
 
 Size2d = int | Sequence[int]
 
@@ -60,8 +61,10 @@ def binary_conv2d(
     """
     stride, dilation = as_pair(stride), as_pair(dilation)
     pads, drop = _resolve_padding(padding, weight.shape[2:], stride, dilation)
-    scale_a = torch.ones((), device=x.device) if scale_a is None else scale_a
-    scale_w = torch.ones((), device=x.device) if scale_w is None else scale_w
+    if scale_a is None or scale_w is None:
+        one = torch.ones((), device=x.device)
+        scale_a = one if scale_a is None else scale_a
+        scale_w = one if scale_w is None else scale_w
     y = torch.ops.binop.binary_conv2d(
         x, weight, scale_a, scale_w, stride, pads, dilation, groups, pad_value, clip
     )
@@ -126,7 +129,4 @@ def _drop_leading(y: Tensor, drop: Pair) -> Tensor:
     """``y`` without its first rows and columns, in the memory format that it had."""
     if drop == (0, 0):
         return y
-    channels_last = y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
-    return y[:, :, drop[0] :, drop[1] :].contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    return y[:, :, drop[0] :, drop[1] :].contiguous(memory_format=memory_format(y))

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
 from binop import checks, fake, reference
+from binop.backends import on_cuda
+from binop.layout import memory_format
 
 _Op = TypeVar("_Op", bound=Callable[..., Any])
 
@@ -36,7 +37,8 @@ def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
     """
 
     def register(function: _Op) -> _Op:
-        name = function.__name__.removeprefix("_") + overload
+        plain_name = function.__name__.removeprefix("_")
+        name = plain_name + overload
 
         def on(backend: ModuleType) -> Callable[..., Any]:
             @wraps(function)
@@ -47,6 +49,8 @@ def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
 
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, on(reference), "CompositeExplicitAutograd")
+        # The CUDA kernels validate once per shape and cache the launch: no wrapper around them.
+        LIBRARY.impl(name, on_cuda(plain_name, on(reference)), "CUDA")
         torch.library.register_fake(f"binop::{name}", on(fake), lib=LIBRARY)
         return function
 
@@ -73,8 +77,7 @@ def _binary_conv2d(
     geometry = checks.check_binary_conv2d(
         x, weight, scale_a, scale_w, stride, padding, dilation, groups, pad_value, clip
     )
-    memory_format = suggest_memory_format(x)
-    return backend.binary_conv2d(x, weight, scale_a, scale_w, geometry, pad_value, memory_format)
+    return backend.binary_conv2d(x, weight, scale_a, scale_w, geometry, pad_value, memory_format(x))
 
 
 @_define("(Tensor x) -> Tensor")

@@ -7,6 +7,9 @@ import pytest
 import torch
 from cases import specials
 from compare import assert_same_bits
+from torch._prims_common import suggest_memory_format
+
+from binop.layout import memory_format
 
 ops = torch.ops.binop
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -107,3 +110,18 @@ def test_packing_empty_tensors(shape: tuple[int, ...], device: str) -> None:
     packed = ops.pack(torch.empty(shape, device=device))
     assert packed.shape == (shape[0], shape[2], shape[3], (shape[1] + 31) // 32)
     assert ops.unpack(packed, shape[1], torch.float32).shape == shape
+
+
+def test_the_memory_format_is_the_one_that_torch_sees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3000):
+        sizes = torch.randint(0, 4, (4,), generator=generator).tolist()
+        strides = torch.randint(0, 30, (4,), generator=generator).tolist()
+        plain = torch.empty(sizes)
+        for x in (
+            torch.empty_strided(sizes, strides),
+            plain,
+            plain.contiguous(memory_format=torch.channels_last),
+            plain.permute(*torch.randperm(4, generator=generator).tolist()),
+        ):
+            assert memory_format(x) == suggest_memory_format(x)

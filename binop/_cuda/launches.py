@@ -1,0 +1,73 @@
+"""The vocabulary of the plan: kernels, launches, devices, and the fields of the kernels' arguments.
+
+A kernel takes one argument, a struct of 8-byte fields: pointers, then sizes. Their names stand
+here and in the kernel's source, in the same order (a test compares them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
+
+# How load_scale of kernels/types.cuh reads a scale.
+SCALE_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
+
+PACK_POINTERS = ("x", "signs", "mask", "scale_a")
+PACK_SIZES = (
+    "scale_a_dtype", "clip", "pixels", "plane", "width", "groups", "group_channels",
+    "group_words", "stride_image", "stride_channel", "stride_row", "stride_column", "block_words",
+)  # fmt: skip
+UNPACK_POINTERS = ("packed", "out")
+UNPACK_SIZES = ("pixels", "channels", "words")
+CONV_POINTERS = ("x", "weight", "out", "scale_a", "scale_w", "bias", "threshold", "flip")
+CONV_SIZES = (
+    "scale_a_dtype", "scale_w_dtype", "scale_w_stride", "bias_stride", "threshold_stride",
+    "flip_stride", "batch", "height", "width", "out_channels", "out_height", "out_width",
+    "kernel_rows", "kernel_columns", "stride_rows", "stride_columns", "padding_rows",
+    "padding_columns", "dilation_rows", "dilation_columns", "groups", "group_channels",
+    "group_words", "pad_value", "channels_last", "has_border", "wide_stores", "channel_tiles",
+    "pixel_tiles", "pixel_words", "filter_words", "reach_rows", "reach_columns", "walk_rows",
+    "walk_columns", "walk_words",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compilation of one source."""
+
+    source: str
+    macros: tuple[tuple[str, str | int], ...]
+
+    @property
+    def entry(self) -> str:
+        return self.source.removesuffix(".cu")
+
+
+@dataclass(frozen=True)
+class Launch:
+    kernel: Kernel
+    blocks: int
+    threads: int
+    shared_bytes: int
+    sizes: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the plan needs to know of a GPU."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    block_shared_bytes: int
+    multiprocessor_shared_bytes: int
+
+
+def in_order(names: Sequence[str], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes.get(name, 0) for name in names)
+
+
+def divide_up(value: int, divisor: int) -> int:
+    return -(-value // divisor)

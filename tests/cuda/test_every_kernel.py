@@ -1,0 +1,61 @@
+"""A few calls that run every kernel once, small enough for compute-sanitizer (`make sanitize`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import Case
+from compare import assert_same_bits
+
+pytestmark = [pytest.mark.cuda, pytest.mark.sanitize]
+
+ops = torch.ops.binop
+CONVOLUTIONS = [
+    Case("mma-16-byte-copies", 128, 136, h=6, w=7, n=2),  # large tiles are part-filled
+    Case("mma-8-byte-copies", 64, 64, h=6, w=7, n=2, stride=(2, 1)),
+    Case("mma-4-byte-copies", 96, 33, h=5, w=6, pad_value=1),
+    Case("mma-tails", 100, 40, h=5, w=6, dilation=(2, 1), padding=(2, 1)),
+    Case("mma-groups", 64, 18, h=5, w=6, groups=2, pad_value=-1),
+    Case("popcount", 33, 5, h=5, w=6, stride=(2, 2)),
+    Case("popcount-depthwise", 6, 6, h=5, w=6, groups=6),
+    Case("many-tiles", 32, 72, h=40, w=41, n=8),  # larger tiles than the few-pixel cases take
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: case.name)
+def test_binary_conv2d(case: Case, channels_last: bool, dtype: torch.dtype) -> None:
+    case = replace(case, dtype=dtype, channels_last=channels_last)
+    tensors = case.tensors()
+    got = ops.binary_conv2d(*(t.cuda() for t in tensors), **case.options)
+    assert_same_bits(got, ops.binary_conv2d(*tensors, **case.options))
+
+
+@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.groups < 6], ids=lambda c: c.name)
+def test_packed_output(case: Case) -> None:
+    x, weight, *_ = case.tensors()
+    threshold = torch.arange(case.o, dtype=torch.int32) - case.o // 2
+    arguments = (ops.pack(x), ops.pack(weight), case.c, threshold, threshold % 3 == 0)
+    on_gpu = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+    got = ops.binary_conv2d_threshold(*on_gpu, **case.options)
+    assert_same_bits(got, ops.binary_conv2d_threshold(*arguments, **case.options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("channels", [33, 64])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "strided"])
+def test_pack_and_unpack(layout: str, channels: int, dtype: torch.dtype) -> None:
+    x = Case("pack", channels, 1, h=5, w=8, n=3, dtype=dtype).tensors()[0]
+    if layout == "nhwc":
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":
+        x = x[:, :, ::2, ::3]
+    scale_a = torch.tensor(0.8)
+    wanted = ops.pack_with_mask(x, scale_a, 1.0)
+    got = ops.pack_with_mask(x.cuda(), scale_a.cuda(), 1.0)
+    for ours, theirs in zip((*got, ops.pack(x.cuda())), (*wanted, wanted[0]), strict=True):
+        assert_same_bits(ours, theirs)
+    assert_same_bits(ops.unpack(got[0], channels, dtype), ops.unpack(wanted[0], channels, dtype))
