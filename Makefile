@@ -23,13 +23,14 @@ demo: $(VENV)/examples.stamp  ## train, pack, compile, export and reload a netwo
 test: $(VENV)/test.stamp  ## the whole test suite (CUDA tests skip without a device)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-check: $(VENV)/dev.stamp  ## linters: ruff, mypy, import-linter, clang-format
+check: $(VENV)/dev.stamp  ## ruff, mypy, import-linter, clang-format, and the README's figures
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
 		| xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/python -m binop bench --readme README.md benchmarks/results/nvidia-h200.json --check
 
 style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
 	$(BIN)/ruff check --fix .
