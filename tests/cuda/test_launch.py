@@ -46,6 +46,21 @@ def test_graph_replays_with_new_values(ops: ModuleType) -> None:
         assert_same_bits(out, _reference(tensors))
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("packed", [False, True])
+def test_compiled_into_cuda_graphs(packed: bool) -> None:
+    torch.compiler.reset()
+    layers = [binop.nn.BinaryConv2d(64, 64, 3, padding=1) for _ in range(2)]
+    model = torch.nn.Sequential(*layers).cuda().eval()
+    if packed:
+        model = binop.pack_model(model)
+    compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
+    with torch.no_grad():
+        for _ in range(4):  # warm-up, recording, replays
+            x = torch.randn(2, 64, 9, 8, device="cuda")
+            assert_same_bits(compiled(x).clone(), model(x))
+
+
 def test_a_side_stream_orders_the_launches(ops: ModuleType) -> None:
     tensors = _layer()
     ops.binary_conv2d(*tensors, padding=(1, 1))
