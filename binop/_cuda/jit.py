@@ -11,6 +11,8 @@ import os
 import sys
 import tempfile
 import threading
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +91,35 @@ def cubin(kernel: Kernel, arch: str) -> bytes:
     path = _cache_path(kernel, arch)
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except OSError:  # Not there yet; or not readable, and then _keep says so.
         compiled = compile_kernel(kernel, arch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(compiled)
-    os.replace(temporary, path)
+    _keep(compiled, path)
     return compiled
+
+
+def _keep(compiled: bytes, path: Path) -> None:
+    """Writes a cubin, whole or not at all; without a usable directory it warns."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(compiled)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        _warn_of_no_cache(path.parent, str(error))
+
+
+@cache
+def _warn_of_no_cache(directory: Path, error: str) -> None:
+    warnings.warn(
+        f"binop cannot keep compiled kernels, every process compiles them anew: {error}; "
+        f"BINOP_CACHE_DIR chooses another directory than {directory}",
+        stacklevel=2,
+    )
 
 
 # Per kernel and device: the function, and the dynamic shared memory that it may use.

@@ -99,3 +99,14 @@ def test_the_disk_cache_holds_what_was_compiled(
     assert path.read_bytes() == first
     monkeypatch.setattr(jit, "compile_kernel", lambda *_: pytest.fail("compiled again"))
     assert jit.cubin(kernel, "sm_80") == first
+
+
+def test_without_a_cache_directory_it_compiles_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    monkeypatch.setenv("BINOP_CACHE_DIR", str(in_the_way))
+    with pytest.warns(UserWarning, match="cannot keep compiled kernels.*BINOP_CACHE_DIR"):
+        assert jit.cubin(_CHOSEN[0], "sm_80").startswith(b"\x7fELF")
+    assert list(tmp_path.iterdir()) == [in_the_way]
