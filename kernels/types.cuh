@@ -91,7 +91,7 @@ struct int8 {
   static __device__ float to_float(Bits bits) { return static_cast<signed char>(bits); }
 };
 
-// A scale of any float dtype as float32. The codes are those of binop/_cuda/plan.py.
+// A scale of any float dtype as float32. The codes are those of binop/_cuda/launches.py.
 __device__ inline float load_scale(const void* base, i64 index, i64 dtype) {
   switch (dtype) {
     case 0:

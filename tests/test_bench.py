@@ -242,8 +242,6 @@ def test_terminal_with_and_without_rich(
 ):
     if missing:
         monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: None)
-    else:
-        pytest.importorskip("rich")
     writers.show(tables.report(result))
     shown = capsys.readouterr().out
     assert "20.0 (5.00x, 30%)" in shown
@@ -286,7 +284,6 @@ def test_bad_readme_blocks(result: Result, text: str, message: str):
 
 
 def test_plots_and_render(result: Result, tmp_path: Path, capsys: pytest.CaptureFixture):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "result.json"
     save(result, path)
     assert bench.run(options("--render", str(path), "--plots", str(tmp_path / "plots"))) == 0

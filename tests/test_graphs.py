@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import expecttest
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from torch._functorch.aot_autograd import make_boxed_func
 
 from binop.functional import binary_conv2d
 
-expecttest = pytest.importorskip("expecttest")
 pytestmark = pytest.mark.compile
 
 

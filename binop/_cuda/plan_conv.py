@@ -100,7 +100,13 @@ def _extent(geometry: Conv2dGeometry) -> int:
         )
     ]
     pixel_words = geometry.groups * word_count(geometry.group_channels)
-    kernel_offset = geometry.dilation[0] * geometry.kernel[0] * geometry.width * pixel_words
+    kernel_rows, kernel_columns = (
+        dilation * kernel
+        for dilation, kernel in zip(geometry.dilation, geometry.kernel, strict=True)
+    )
+    # In words, from the first tap to any other: both axes count, because with wide padding a tap
+    # can be far to the right of one that lies outside the image.
+    kernel_offset = (kernel_rows * geometry.width + kernel_columns) * pixel_words
     return max(*reach, geometry.out_channels, geometry.channels, kernel_offset)
 
 

@@ -73,6 +73,12 @@ def test_small_problems_get_small_tiles() -> None:
         (replace(layer(64, 8, 24), groups=2), replace(CALL, out="bits"), H200, "share words"),
         (replace(layer(64, 40, 64), kernel=(15, 17), padding=(7, 8)), CALL, H200, "too large"),
         (replace(layer(1, 8, 8), padding=(2**30, 1), stride=(2**29, 1)), CALL, H200, "2\\*\\*30"),
+        (
+            replace(layer(4096, 1, 8), dilation=(1, 2**22), padding=(1, 2**22)),
+            CALL,
+            H200,
+            "2\\*\\*30",
+        ),
     ],
 )
 def test_what_the_tensor_cores_do_not_take(
