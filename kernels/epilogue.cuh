@@ -16,7 +16,8 @@ struct Channel {
   float alpha;
   float addend;
 
-  static __device__ Channel load(const ConvArguments& a, i64 channel) {
+  template <class Arguments>
+  static __device__ Channel load(const Arguments& a, i64 channel) {
     Channel loaded;
     loaded.alpha = load_scale(a.scale_w, channel * a.scale_w_stride, a.scale_w_dtype);
     if (a.scale_a != nullptr) {
@@ -39,7 +40,8 @@ struct Channel<bits> {
   int threshold;
   u32 at_least;  // the bit where dot >= threshold
 
-  static __device__ Channel load(const ConvArguments& a, i64 channel) {
+  template <class Arguments>
+  static __device__ Channel load(const Arguments& a, i64 channel) {
     // |dot| < 2**24, so that clamping changes no comparison, and the difference cannot overflow.
     constexpr int kLimit = 1 << 25;
     const int threshold = a.threshold[channel * a.threshold_stride];

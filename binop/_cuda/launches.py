@@ -31,6 +31,33 @@ CONV_SIZES = (
     "pixel_tiles", "pixel_words", "filter_words", "reach_rows", "reach_columns", "walk_rows",
     "walk_columns", "walk_words",
 )  # fmt: skip
+WGMMA_SIZES = (
+    "scale_a_dtype", "scale_w_dtype", "scale_w_stride", "bias_stride", "threshold_stride",
+    "flip_stride", "batch", "height", "width", "out_channels", "out_height", "out_width",
+    "kernel_rows", "kernel_columns", "padding_rows", "padding_columns", "groups",
+    "group_channels", "group_words", "pad_value", "channel_tiles", "pixel_tiles", "slabs",
+    "stages", "stage_bytes", "plane_bytes", "patch_columns", "patch_columns_inverse",
+    "patch_rows", "patch_rows_inverse", "out_width_inverse", "out_height_inverse", "reach_rows",
+    "step_rows", "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns",
+    "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
+    "cut_first_columns", "cut_last_columns",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConvCall:
+    """What a convolution's launch depends on besides its geometry."""
+
+    out: str  # "float16", "bfloat16", "float32" or "bits"
+    pad_value: int
+    channels_last: bool
+    alignment: int  # bytes, of both packed inputs
+    scale_a_dtype: str = "float32"
+    scale_w_dtype: str = "float32"
+    scale_w_stride: int = 0
+    bias_stride: int = 0
+    threshold_stride: int = 0
+    flip_stride: int = 0
 
 
 @dataclass(frozen=True)

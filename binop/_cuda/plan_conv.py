@@ -9,12 +9,14 @@ from binop._cuda.launches import (
     CONV_SIZES,
     ELEMENT_BYTES,
     SCALE_CODES,
+    ConvCall,
     Device,
     Kernel,
     Launch,
     divide_up,
     in_order,
 )
+from binop._cuda.plan_wgmma import plan_wgmma, why_not_wgmma
 from binop.geometry import Conv2dGeometry
 from binop.packing import WORD_BITS, word_count
 
@@ -60,22 +62,6 @@ _SIMT_PIXELS = 4
 _MAX_BLOCKS = 2**31 - 1
 _MAX_EXTENT = 2**30
 _MAX_BORDER_ENTRIES = 255
-
-
-@dataclass(frozen=True)
-class ConvCall:
-    """What a convolution's launch depends on besides its geometry."""
-
-    out: str  # "float16", "bfloat16", "float32" or "bits"
-    pad_value: int
-    channels_last: bool
-    alignment: int  # bytes, of both packed inputs
-    scale_a_dtype: str = "float32"
-    scale_w_dtype: str = "float32"
-    scale_w_stride: int = 0
-    bias_stride: int = 0
-    threshold_stride: int = 0
-    flip_stride: int = 0
 
 
 def _border_entries(geometry: Conv2dGeometry, pad_value: int) -> int:
@@ -158,6 +144,8 @@ def plan_conv(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launc
     pixels = geometry.batch * geometry.out_height * geometry.out_width
     if pixels * geometry.out_channels == 0:
         return None
+    if why_not_wgmma(geometry, call, device) is None:
+        return plan_wgmma(geometry, call, device)
     entries = _border_entries(geometry, call.pad_value)
     group_words = word_count(geometry.group_channels)
     sizes = {

@@ -1,0 +1,379 @@
+"""When conv_wgmma (sm_90a) convolves, and with which tile. No tensors and no CuPy here.
+
+The kernel reads an image as if it were padded: whole rows of that image, which the plan describes
+per axis (``Axis``), are the patches that its tiles of 64 output pixels work on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from binop._cuda.launches import (
+    SCALE_CODES,
+    WGMMA_SIZES,
+    ConvCall,
+    Device,
+    Kernel,
+    Launch,
+    divide_up,
+    in_order,
+)
+from binop.geometry import Conv2dGeometry
+from binop.packing import WORD_BITS, word_count
+
+CAPABILITY = (9, 0)
+
+_TILE_PIXELS = 64
+_CHUNK_BYTES = 16
+_CHUNK_WORDS = 4
+_MAX_STEPS = 9  # products of a slab: their fragments stay in registers
+_MAX_STAGES = 8
+_MIN_STAGES = 2
+_WARPGROUP = 128
+_MAX_CHANNELS = 256
+# The depth, so that every number of the epilogue is an integer that float32 holds.
+_MAX_TAPS = 2**20
+_MAX_INDEX = 2**16  # of a pixel in a patch
+_MAX_OFFSET = 2**31
+
+# Cycles, for the choice of a tile (measured on one H200, see benchmarks/README.md).
+_START_CYCLES = 3500
+_LOAD_BYTES_PER_CYCLE = 24
+_STEP_CYCLES = 42  # of a product with few channels, however few
+_EPILOGUE_CYCLES = 90
+_EPILOGUE_CYCLES_PER_CHANNEL = 2.3
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the padded image."""
+
+    size: int  # of the image
+    out: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def step(self) -> int:
+        """From one output to the next. (For one tap, the patch leaves out what no output sees.)"""
+        return 1 if self.kernel == 1 else self.stride
+
+    @property
+    def skip(self) -> int:
+        """Of the image, from one element of the padded image to the next."""
+        return self.stride if self.kernel == 1 else 1
+
+    @property
+    def reach(self) -> int:
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def padded(self) -> int:
+        return (self.out - 1) * self.step + self.reach
+
+    def cuts(self) -> tuple[int, int] | None:
+        """The most taps that lie before and behind the image; None where an output has taps on
+        both sides, or none inside."""
+        most = [0, 0]
+        for index in range(self.out):
+            start = index * self.stride - self.padding
+            over = start + self.reach - self.size
+            before = max(0, divide_up(-start, self.dilation))
+            after = max(0, divide_up(over, self.dilation))
+            if (before and after) or max(before, after) >= self.kernel:
+                return None
+            most = [max(most[0], before), max(most[1], after)]
+        return most[0], most[1]
+
+
+def _axes(geometry: Conv2dGeometry) -> tuple[Axis, Axis]:
+    sizes = (geometry.height, geometry.width)
+    outs = (geometry.out_height, geometry.out_width)
+    rows, columns = (
+        Axis(*values)
+        for values in zip(
+            sizes,
+            outs,
+            geometry.kernel,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            strict=True,
+        )
+    )
+    return rows, columns
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How taps and words of channels fill 16-byte chunks: the macros of conv_wgmma_tile.cuh."""
+
+    word_taps: int
+    planes: int
+    chunks: int  # of a slab, before it is filled up to whole steps
+    slabs: int
+
+    @property
+    def steps(self) -> int:
+        return divide_up(self.chunks, 2)
+
+    @classmethod
+    def of(cls, geometry: Conv2dGeometry) -> Depth:
+        words = word_count(geometry.group_channels)
+        rows, columns = geometry.kernel
+        if words <= 2:
+            taps = _CHUNK_WORDS // words
+            planes = 2 if columns > taps and columns % taps else 1
+            return cls(taps, planes, rows * divide_up(columns, taps), 1)
+        pieces = divide_up(words, _CHUNK_WORDS)
+        planes = min(pieces, max(1, 2 * _MAX_STEPS // (rows * columns)))
+        return cls(1, planes, rows * columns * planes, divide_up(pieces, planes))
+
+
+@dataclass(frozen=True)
+class WgmmaTile:
+    """Output channels of a block, and the warpgroups that multiply."""
+
+    channels: int
+    consumers: int
+
+    @property
+    def threads(self) -> int:
+        return _WARPGROUP * (1 + self.consumers)
+
+    @classmethod
+    def of(cls, channels: int, steps: int) -> WgmmaTile:
+        """As many consumers as the registers allow: sums, fragments and about 40 others each."""
+        if channels > 128:
+            return cls(channels, 2)
+        return cls(channels, 4 if channels <= 64 and steps <= 5 else 3)
+
+
+def patch_pixels(rows: Axis, columns: Axis) -> int:
+    """The most pixels of the padded image that 64 output pixels in a row can read."""
+    rows_down = (columns.out - 1 + _TILE_PIXELS - 1) // columns.out
+    images_on = (rows.out - 1 + rows_down) // rows.out
+    between_images = max(0, rows.padded - rows.out * rows.step)
+    return (rows_down * rows.step + images_on * between_images + rows.reach) * columns.padded
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of shared memory (Layout of conv_wgmma_tile.cuh)."""
+
+    fixed: int
+    stage: int
+    plane: int
+
+    def stages(self, available: int) -> int:
+        return min(_MAX_STAGES, (available - self.fixed) // self.stage)
+
+    @classmethod
+    def of(cls, geometry: Conv2dGeometry, depth: Depth, channels: int, classes: int) -> Memory:
+        plane = patch_pixels(*_axes(geometry)) * _CHUNK_BYTES
+        stage = divide_up(depth.planes * plane + 4 * _TILE_PIXELS, 128) * 128
+        slab_chunks = 2 * depth.steps
+        barriers = 8 * (2 * _MAX_STAGES + 4) + 32
+        offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
+        taps = math.prod(geometry.kernel)
+        constants = offsets + 4 * channels * (2 + classes + taps)
+        filters = depth.slabs * slab_chunks * channels * _CHUNK_BYTES
+        return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
+
+
+def _border(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
+    """Taps cut off at the first and last rows and columns; None where the kernel has no class."""
+    if pad_value != 0:
+        return 0, 0, 0, 0
+    rows, columns = (axis.cuts() for axis in _axes(geometry))
+    return None if rows is None or columns is None else (*rows, *columns)
+
+
+def _classes(border: tuple[int, int, int, int]) -> int:
+    return (1 + border[0] + border[1]) * (1 + border[2] + border[3])
+
+
+def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[WgmmaTile]:
+    """Every tile that fits a problem which the kernel takes."""
+    border = _border(geometry, call.pad_value)
+    if border is None:
+        return
+    depth = Depth.of(geometry)
+    out_per_group = geometry.out_channels // geometry.groups
+    most = min(_MAX_CHANNELS, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
+    for channels in range(WORD_BITS, most + 1, WORD_BITS):
+        memory = Memory.of(geometry, depth, channels, _classes(border))
+        if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+            yield WgmmaTile.of(channels, depth.steps)
+
+
+def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
+    if device.capability != CAPABILITY:
+        return "the device has no warpgroup-wide matrix products"
+    rows, columns = _axes(geometry)
+    out_per_group = geometry.out_channels // geometry.groups
+    if call.out == "bits" and geometry.groups > 1 and out_per_group % WORD_BITS != 0:
+        return "groups share words of the packed output"
+    if Depth.of(geometry).steps > _MAX_STEPS:
+        return "the kernel has too many taps"
+    if geometry.taps >= _MAX_TAPS:
+        return "the depth is too large for an exact float epilogue"
+    pixels = patch_pixels(rows, columns)
+    pixel_words = geometry.groups * word_count(geometry.group_channels)
+    images = 2 + _TILE_PIXELS // (rows.out * columns.out)
+    if (
+        pixels >= _MAX_INDEX
+        or max(rows.padded, columns.padded, rows.out, columns.out) >= _MAX_INDEX // 2
+        or pixels * columns.padded >= 2**32
+        or (images + 1) * rows.padded * rows.padded >= 2**32
+        or (images * geometry.height + rows.reach)
+        * (geometry.width + columns.reach + columns.padding)
+        * pixel_words
+        >= _MAX_OFFSET
+    ):
+        return "the image is too large for 32-bit offsets in a patch"
+    if _border(geometry, call.pad_value) is None:
+        return "the image is smaller than the kernel"
+    if next(tiles(geometry, call, device), None) is None:
+        return "filters and patches do not fit into shared memory"
+    return None
+
+
+def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple[int, int]:
+    """Channel tiles, and blocks that share each."""
+    out_per_group = geometry.out_channels // geometry.groups
+    channel_tiles = geometry.groups * divide_up(out_per_group, tile.channels)
+    pixels = geometry.batch * geometry.out_height * geometry.out_width
+    walkers = max(1, device.multiprocessors // channel_tiles)
+    return channel_tiles, min(walkers, divide_up(pixels, _TILE_PIXELS))
+
+
+def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
+    """A model of the time that a tile takes, good enough to choose one."""
+    depth = Depth.of(geometry)
+    channel_tiles, walkers = _walkers(geometry, tile, device)
+    pixels = geometry.batch * geometry.out_height * geometry.out_width
+    rounds = divide_up(divide_up(pixels, _TILE_PIXELS), walkers)
+    steps = depth.slabs * depth.steps
+    filters = steps * 2 * tile.channels * _CHUNK_BYTES
+    product = steps * max(_STEP_CYCLES, tile.channels / 2)
+    epilogue = _EPILOGUE_CYCLES + _EPILOGUE_CYCLES_PER_CHANNEL * tile.channels
+    waves = divide_up(channel_tiles * walkers, device.multiprocessors)
+    one_block = (
+        _START_CYCLES
+        + filters / _LOAD_BYTES_PER_CYCLE
+        + rounds * max(product, epilogue)
+        + min(product, epilogue)
+    )
+    return waves * one_block
+
+
+def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> WgmmaTile:
+    return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, tile, device))
+
+
+def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
+    """The launch of a problem that ``why_not_wgmma`` finds no fault with."""
+    tile = _choose_tile(geometry, call, device)
+    depth = Depth.of(geometry)
+    border = _border(geometry, call.pad_value)
+    assert border is not None
+    memory = Memory.of(geometry, depth, tile.channels, _classes(border))
+    stages = memory.stages(device.block_shared_bytes)
+    channel_tiles, walkers = _walkers(geometry, tile, device)
+    rows, columns = _axes(geometry)
+    pixel_tiles = divide_up(
+        geometry.batch * geometry.out_height * geometry.out_width, _TILE_PIXELS
+    )
+    skipped_rows, skip_columns = divmod(walkers * _TILE_PIXELS, columns.out)
+    skip_images, skip_rows = divmod(skipped_rows, rows.out)
+    group_words = word_count(geometry.group_channels)
+    sizes = {
+        "scale_a_dtype": SCALE_CODES[call.scale_a_dtype],
+        "scale_w_dtype": SCALE_CODES[call.scale_w_dtype],
+        "scale_w_stride": call.scale_w_stride,
+        "bias_stride": call.bias_stride,
+        "threshold_stride": call.threshold_stride,
+        "flip_stride": call.flip_stride,
+        "batch": geometry.batch,
+        "height": geometry.height,
+        "width": geometry.width,
+        "out_channels": geometry.out_channels,
+        "out_height": rows.out,
+        "out_width": columns.out,
+        "kernel_rows": rows.kernel,
+        "kernel_columns": columns.kernel,
+        "padding_rows": rows.padding,
+        "padding_columns": columns.padding,
+        "groups": geometry.groups,
+        "group_channels": geometry.group_channels,
+        "group_words": group_words,
+        "pad_value": call.pad_value,
+        "channel_tiles": channel_tiles,
+        "pixel_tiles": pixel_tiles,
+        "slabs": depth.slabs,
+        "stages": stages,
+        "stage_bytes": memory.stage,
+        "plane_bytes": memory.plane,
+        "patch_columns": columns.padded,
+        "patch_columns_inverse": _inverse(columns.padded),
+        "patch_rows": rows.padded,
+        "patch_rows_inverse": _inverse(rows.padded),
+        "out_width_inverse": _inverse(columns.out),
+        "out_height_inverse": _inverse(rows.out),
+        "reach_rows": rows.reach,
+        "step_rows": rows.step,
+        "step_columns": columns.step,
+        "skip_rows": rows.skip,
+        "skip_columns": columns.skip,
+        "tap_rows": rows.dilation,
+        "tap_columns": columns.dilation,
+        "skip_images": skip_images,
+        "skip_out_rows": skip_rows,
+        "skip_out_columns": skip_columns,
+        "cut_first_rows": border[0],
+        "cut_last_rows": border[1],
+        "cut_first_columns": border[2],
+        "cut_last_columns": border[3],
+    }
+    masked = geometry.group_channels % WORD_BITS != 0
+    copy_words = 1 if masked else math.gcd(4, group_words, max(1, call.alignment // 4))
+    return Launch(
+        wgmma_kernel(call, geometry.out_channels % 8 == 0, tile, depth, copy_words, masked),
+        walkers * channel_tiles,
+        tile.threads,
+        memory.fixed + stages * memory.stage,
+        in_order(WGMMA_SIZES, sizes),
+        f"Hopper's tensor cores: {tile.channels} channels a block, "
+        f"{tile.consumers} consumers, {stages} patches in flight",
+    )
+
+
+def _inverse(divisor: int) -> int:
+    """What divide_small of conv_wgmma_tile.cuh multiplies by."""
+    return 0 if divisor == 1 else 2**32 // divisor + 1
+
+
+def wgmma_kernel(
+    call: ConvCall, wide: bool, tile: WgmmaTile, depth: Depth, copy_words: int, masked: bool
+) -> Kernel:
+    stores = "kPixels" if not call.channels_last else "kWide" if wide else "kSingle"
+    return Kernel(
+        "conv_wgmma.cu",
+        (
+            ("OUT", call.out),
+            ("TILE_N", tile.channels),
+            ("CONSUMERS", tile.consumers),
+            ("WORD_TAPS", depth.word_taps),
+            ("PLANES", depth.planes),
+            ("K_STEPS", depth.steps),
+            ("HALF_STEP", depth.chunks % 2),
+            ("COPY_WORDS", copy_words),
+            ("MASKED", int(masked)),
+            ("STORES", "kWide" if call.out == "bits" else stores),
+        ),
+    )

@@ -1,0 +1,251 @@
+// Convolution on Hopper's warpgroup-wide 1-bit matrix products (sm_90a): rows are output pixels,
+// columns output channels, and the depth runs over channels and taps.
+//
+// A block loads its filters into shared memory once and walks over tiles of 64 output pixels. One
+// warpgroup, the producers, copies patches of the image; the consumers take tiles in turn: they
+// read a tap's rows as fragments from anywhere in the patch (so that strides, dilations and small
+// images waste nothing), multiply, and store while another consumer's products run.
+//
+//   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
+//
+// The first term comes from a table of border classes; popc(a) is counted on the fragments.
+#include "conv_wgmma_patch.cuh"
+#include "conv_wgmma_store.cuh"
+#include "conv_wgmma_weights.cuh"
+
+// A place in the ring of patches, and in its barriers' phases.
+struct Stage {
+  int index = 0;
+  u32 phase = 0;
+
+  __device__ void advance(const WgmmaArguments& a, int by) {
+    index += by;
+    while (index >= static_cast<int>(a.stages)) {
+      index -= static_cast<int>(a.stages);
+      phase ^= 1;
+    }
+  }
+
+  __device__ u32 patch(const WgmmaArguments& a, u32 patches) const {
+    return patches + index * static_cast<int>(a.stage_bytes);
+  }
+};
+
+// What every role knows of its block.
+struct Work {
+  const WgmmaArguments& a;
+  Channels channels;
+  Layout layout;
+  int first_tile;
+  int walkers;  // blocks with the same channels
+  u32 shared;   // address
+
+  __device__ int tiles() const {
+    const int left = static_cast<int>(a.pixel_tiles) - first_tile;
+    return left <= 0 ? 0 : (left + walkers - 1) / walkers;
+  }
+};
+
+// What the consumers wait for before their first epilogue. The filters have arrived for them by
+// the time that the producers have filled all patches.
+__device__ void prepare_tables(const Work& work) {
+  sync_threads<1, kThreads>();
+  build_tables(work.a, work.channels, work.layout, work.shared);
+  arrive(work.shared + Layout::kTableReady);
+}
+
+// Patches in the order of the products: round by round (a tile for each consumer), slab by slab.
+__device__ void produce(const Work& work) {
+  const WgmmaArguments& a = work.a;
+  const int slabs = static_cast<int>(a.slabs);
+  const i64 skip = static_cast<i64>(work.walkers) * kTileM;
+  TileStart round_start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
+  Stage stage;
+  int free_stages = static_cast<int>(a.stages);
+#pragma unroll 1
+  for (int left = work.tiles(); left > 0; left -= CONSUMERS) {
+    TileStart start = round_start;
+#pragma unroll 1
+    for (int slab = 0; slab < slabs; ++slab) {
+      start = round_start;
+#pragma unroll 1
+      for (int tile = 0; tile < CONSUMERS && tile < left; ++tile) {
+        if (free_stages-- == 0) prepare_tables(work);
+        wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
+        const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+        load_patch(a, start, work.channels.group, slab, patch);
+        if (slab == 0) describe_rows(a, start, patch + PLANES * static_cast<int>(a.plane_bytes));
+        const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+        arrive_after_copies(full);
+        arrive(full);  // for what was stored without a copy
+        stage.advance(a, 1);
+        start.advance(a, skip);
+      }
+    }
+    round_start = start;
+  }
+  if (free_stages >= 0) prepare_tables(work);
+}
+
+// The turns of the consumers: products are issued a slab at a time, in order, so that their
+// epilogues fall at different times.
+struct Turn {
+  u32 mine;
+  u32 next;
+  u32 phase;
+
+  static __device__ Turn of(u32 base, int consumer) {
+    return {base + Layout::kTurns + 8 * consumer,
+            base + Layout::kTurns + 8 * ((consumer + 1) % CONSUMERS), consumer == 0 ? 1u : 0u};
+  }
+
+  __device__ void wait() {
+    if constexpr (CONSUMERS > 1) wait_barrier(mine, phase);
+    phase ^= 1;
+  }
+
+  __device__ void pass() const {
+    if constexpr (CONSUMERS > 1) {
+      if (threadIdx.x % 32 == 0) arrive(next);
+    }
+  }
+};
+
+// The fragments of a slab, and the set bits of this lane's share of them.
+struct Fragments {
+  u32 registers[K_STEPS][4];
+
+  __device__ void load(u32 rows, u32 offsets) {
+#pragma unroll
+    for (int k = 0; k < K_STEPS; ++k) {
+      load_matrices(registers[k], rows + load_shared(offsets + 8 * k));
+    }
+  }
+
+  __device__ void count(int (&set)[2]) const {
+#pragma unroll
+    for (int k = 0; k < K_STEPS; ++k) {
+      const bool both = HALF_STEP == 0 || k < K_STEPS - 1;
+      set[0] += __popc(registers[k][0]) + (both ? __popc(registers[k][2]) : 0);
+      set[1] += __popc(registers[k][1]) + (both ? __popc(registers[k][3]) : 0);
+    }
+  }
+};
+
+// The products of a slab, issued; the sums are valid after wait_products.
+__device__ inline void multiply_slab(const Fragments& fragments, FilterTile<TILE_N> filters,
+                                     bool first, Sums& sums) {
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < K_STEPS; ++k) {
+    multiply_async(sums, fragments.registers[k], filters, k > 0 || !first);
+    filters.first += FilterTile<TILE_N>::kStep;
+  }
+  commit_products();
+}
+
+// Sums over the four lanes that share a row.
+__device__ inline int sum_of_lanes(int value) {
+  value += __shfl_xor_sync(kAllLanes, value, 1);
+  return value + __shfl_xor_sync(kAllLanes, value, 2);
+}
+
+__device__ void consume(const Work& work, int consumer) {
+  const WgmmaArguments& a = work.a;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x % kWarpgroup / 32;
+  const int slabs = static_cast<int>(a.slabs);
+  const u32 offsets = work.shared + Layout::kOffsets + lane / 16 * 4;
+  const int row_words = PLANES * static_cast<int>(a.plane_bytes) + warp * 16 * 4;
+
+  load_filters(a, work.channels, work.shared + work.layout.filters);
+  commit_copies();
+  wait_copies<0>();
+  publish_to_products();
+  sync_threads<1, kThreads>();
+
+  Stage stage;
+  stage.advance(a, consumer);
+  Turn turn = Turn::of(work.shared, consumer);
+  i64 pixel =
+      (work.first_tile + static_cast<i64>(consumer) * work.walkers) * kTileM + warp * 16 + lane / 4;
+#pragma unroll 1
+  for (int left = work.tiles(); left > 0; left -= CONSUMERS) {
+    if (consumer >= left) {  // the others wait for their turns
+      for (int slab = 0; slab < slabs; ++slab) {
+        turn.wait();
+        turn.pass();
+      }
+      break;
+    }
+    LaneRows rows;
+    u32 entry = 0;
+    Sums sums;
+    FilterTile<TILE_N> filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
+#pragma unroll 1
+    for (int slab = 0; slab < slabs; ++slab) {
+      wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
+      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      if (slab == 0) {
+        entry = (load_shared(patch + row_words + lane % 16 * 4) & 0xFFFFu) * kChunkBytes;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          rows.border[half] = load_shared(patch + row_words + (lane / 4 + 8 * half) * 4) >> 16;
+          rows.set[half] = 0;
+        }
+      } else {
+        wait_products();  // they read the registers that are loaded now
+      }
+      Fragments fragments;
+      fragments.load(patch + entry, offsets);
+      __syncwarp();
+      if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
+      stage.advance(a, left < CONSUMERS ? left : CONSUMERS);
+      turn.wait();
+      multiply_slab(fragments, filters, slab == 0, sums);
+      turn.pass();
+      fragments.count(rows.set);
+      filters.first += K_STEPS * FilterTile<TILE_N>::kStep;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
+    rows.pixel = pixel;
+    const i64 pixels_left = a.batch * a.out_height * a.out_width - pixel;
+    rows.left = pixels_left < 9 ? static_cast<int>(pixels_left) : 9;
+    pixel += static_cast<i64>(work.walkers) * (CONSUMERS * kTileM);
+    wait_barrier(work.shared + Layout::kTableReady, 0);
+    wait_products();
+    store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    conv_wgmma(const __grid_constant__ WgmmaArguments a) {
+  extern __shared__ __align__(128) u8 dynamic[];
+  const int channel_tiles = static_cast<int>(a.channel_tiles);
+  const Work work = {a,
+                     Channels::at(a, static_cast<int>(blockIdx.x) % channel_tiles),
+                     Layout::of(a),
+                     static_cast<int>(blockIdx.x) / channel_tiles,
+                     static_cast<int>(gridDim.x) / channel_tiles,
+                     shared_address(dynamic)};
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < static_cast<int>(a.stages); ++i) {
+      init_barrier(work.shared + Layout::kFull + 8 * i, 2 * kWarpgroup);
+      init_barrier(work.shared + Layout::kEmpty + 8 * i, 4);
+    }
+    for (int i = 0; i < CONSUMERS; ++i) init_barrier(work.shared + Layout::kTurns + 8 * i, 4);
+    init_barrier(work.shared + Layout::kTableReady, kWarpgroup);
+  }
+  write_offsets(a, work.shared + Layout::kOffsets);
+  __syncthreads();
+
+  const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  if (warpgroup == 0) {
+    give_registers<kProducerRegisters>();
+    produce(work);
+  } else {
+    take_registers<kConsumerRegisters>();
+    consume(work, warpgroup - 1);
+  }
+}

@@ -1,0 +1,191 @@
+// The tile of conv_wgmma, its arguments and its shared memory.
+//
+// Compiled with
+//   OUT         float16, bfloat16, float32 or bits
+//   TILE_N      output channels of a block, a multiple of 32 up to 256
+//   CONSUMERS   warpgroups that multiply, each a tile of 64 output pixels at a time
+//   WORD_TAPS   taps of a kernel row that share 16 bytes of depth: 4, 2 or 1 for groups of one
+//               word, of two, of more
+//   PLANES      16-byte planes of a patch: pieces of the channels (WORD_TAPS 1), or the whole
+//               taps and the rest of a kernel row
+//   K_STEPS     matrix products of a slab, 256 bits of depth each
+//   HALF_STEP   1 where the last of them has only 128 bits
+//   COPY_WORDS  words of one asynchronous copy; divides group_words and 4
+//   STORES      how floats are stored: kWide, kSingle or kPixels
+//   MASKED      1 where a group's last word has a tail
+//
+// The depth is cut into slabs of PLANES * 128 channels. A patch is what a tile of pixels reads of
+// a slab: whole rows of the (virtually) padded image, so that a tap is an offset into it.
+#pragma once
+
+#include "epilogue.cuh"
+#include "multiply_wide.cuh"
+
+struct WgmmaArguments {
+  const u32* x;  // as in ConvArguments
+  const u32* weight;
+  void* out;
+  const void* scale_a;
+  const void* scale_w;
+  const float* bias;
+  const int* threshold;
+  const bool* flip;
+  i64 scale_a_dtype;
+  i64 scale_w_dtype;
+  i64 scale_w_stride;
+  i64 bias_stride;
+  i64 threshold_stride;
+  i64 flip_stride;
+  i64 batch;
+  i64 height;
+  i64 width;
+  i64 out_channels;
+  i64 out_height;
+  i64 out_width;
+  i64 kernel_rows;
+  i64 kernel_columns;
+  i64 padding_rows;
+  i64 padding_columns;
+  i64 groups;
+  i64 group_channels;
+  i64 group_words;
+  i64 pad_value;
+  i64 channel_tiles;
+  i64 pixel_tiles;
+  i64 slabs;
+  i64 stages;  // patches in flight
+  i64 stage_bytes;
+  i64 plane_bytes;    // of a patch
+  i64 patch_columns;  // pixels of a row of the padded image
+  i64 patch_columns_inverse;
+  i64 patch_rows;  // rows of one padded image
+  i64 patch_rows_inverse;
+  i64 out_width_inverse;
+  i64 out_height_inverse;
+  i64 reach_rows;  // rows of the padded image under one output pixel
+  i64 step_rows;   // rows of the padded image from one output row to the next
+  i64 step_columns;
+  i64 skip_rows;  // rows of the image from one row of the padded image to the next
+  i64 skip_columns;
+  i64 tap_rows;  // rows of the padded image from one tap to the next
+  i64 tap_columns;
+  i64 skip_images;  // from a tile to the block's next: images, output rows and columns
+  i64 skip_out_rows;
+  i64 skip_out_columns;
+  i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
+  i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
+  i64 cut_first_columns;
+  i64 cut_last_columns;
+};
+
+// 8 channels of a pixel at once, channel by channel, or pixels innermost (contiguous output).
+enum Stores { kWide, kSingle, kPixels };
+
+constexpr int kTileM = 64;
+constexpr int kWarpgroup = 128;
+constexpr int kThreads = kWarpgroup * (1 + CONSUMERS);
+constexpr int kChunkBytes = 16;  // 128 bits of depth: half a step
+constexpr int kChunkWords = 4;
+constexpr int kSlabChunks = 2 * K_STEPS;
+constexpr int kUsedChunks = kSlabChunks - HALF_STEP;
+constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
+constexpr int kMaxStages = 8;
+
+// Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
+// launched with; more would be waited for forever.
+constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+constexpr int kProducerRegisters = CONSUMERS == 2 ? 72 : CONSUMERS == 3 ? 80 : 64;
+constexpr int kConsumerRegisters =
+    (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
+static_assert(kLaunchRegisters <= 255 && kConsumerRegisters <= 255, "at least two consumers");
+
+// value / divisor for small numbers; the plan keeps their product below 2**32. `inverse` is
+// floor(2**32 / divisor) + 1, or 0 for the divisor 1.
+__device__ inline int divide_small(int value, i64 inverse) {
+  const u32 factor = static_cast<u32>(inverse);
+  return factor == 0 ? value : static_cast<int>(__umulhi(static_cast<u32>(value), factor));
+}
+
+// What the border leaves of the taps of one axis.
+struct Cut {
+  int first;  // taps missing at the start
+  int last;   // and at the end
+
+  // Classes: nothing cut, 1 to cut_first taps at the start, 1 to cut_last at the end. The plan
+  // takes no shapes that cut both ends of an axis.
+  static __device__ Cut of_class(int index, i64 cut_first) {
+    const int from_start = static_cast<int>(cut_first);
+    return index <= from_start ? Cut{index, 0} : Cut{0, index - from_start};
+  }
+};
+
+// Addresses in shared memory: barriers, offsets of the chunks in a patch, constants of the
+// channels, counted bits, filters, patches (STAGES of them).
+struct Layout {
+  static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
+  static constexpr int kEmpty = kFull + 8 * kMaxStages;
+  static constexpr int kTurns = kEmpty + 8 * kMaxStages;
+  static constexpr int kTableReady = kTurns + 8 * 4;
+  static constexpr int kOffsets = kTableReady + 8 + 24;                       // u32 [2 * K_STEPS]
+  static constexpr int kAlpha = (kOffsets + 4 * kSlabChunks + 15) / 16 * 16;  // float [TILE_N]
+  static constexpr int kAddend = kAlpha + 4 * TILE_N;
+  static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
+  static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
+  static constexpr int kTable = kAddend + 4 * TILE_N;  // float [classes][TILE_N]
+
+  int counted;  // int [taps][TILE_N]
+  int filters;
+  int patches;
+
+  static __device__ Layout of(const WgmmaArguments& a) {
+    const int taps = static_cast<int>(a.kernel_rows * a.kernel_columns);
+    Layout layout;
+    layout.counted = kTable + 4 * TILE_N * classes(a);
+    layout.filters = (layout.counted + 4 * TILE_N * taps + 127) / 128 * 128;
+    layout.patches = layout.filters + static_cast<int>(a.slabs) * kSlabChunks * kFilterChunkBytes;
+    return layout;
+  }
+
+  static __device__ int row_classes(const WgmmaArguments& a) {
+    return static_cast<int>(1 + a.cut_first_rows + a.cut_last_rows);
+  }
+
+  static __device__ int column_classes(const WgmmaArguments& a) {
+    return static_cast<int>(1 + a.cut_first_columns + a.cut_last_columns);
+  }
+
+  static __device__ int classes(const WgmmaArguments& a) {
+    return row_classes(a) * column_classes(a);
+  }
+};
+
+// What is fixed for a block: its group and its output channels.
+struct Channels {
+  int group;
+  int first;
+  int count;  // of the tile, at most TILE_N
+
+  static __device__ Channels at(const WgmmaArguments& a, int index) {
+    const int out_per_group = static_cast<int>(a.out_channels) / static_cast<int>(a.groups);
+    const int tiles = (out_per_group + TILE_N - 1) / TILE_N;
+    const int group = index / tiles;
+    const int skipped = index % tiles * TILE_N;
+    const int left = out_per_group - skipped;
+    return {group, group * out_per_group + skipped, left < TILE_N ? left : TILE_N};
+  }
+};
+
+// The product's column of a channel: chosen so that lane l of a row holds, of every 32 channels,
+// the 8 from 8 * (l % 4) on.
+__device__ inline int column_of(int channel) {
+  return channel / 32 * 32 + channel % 8 / 2 * 8 + channel % 32 / 8 * 2 + channel % 2;
+}
+
+// A row's word in a stage: the patch's pixel under its first tap, and its border class.
+constexpr int kRowBytes = 4 * kTileM;
+
+__device__ inline u32 load_shared(u32 address) {
+  u32 value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
