@@ -1,10 +1,10 @@
 // Convolution on Hopper's warpgroup-wide 1-bit matrix products (sm_90a): rows are output pixels,
 // columns output channels, and the depth runs over channels and taps.
 //
-// A block loads its filters into shared memory once and walks over tiles of 64 output pixels. One
-// warpgroup, the producers, copies patches of the image; the consumers take tiles in turn: they
-// read a tap's rows as fragments from anywhere in the patch (so that strides, dilations and small
-// images waste nothing), multiply, and store while another consumer's products run.
+// A block loads its filters into shared memory once and walks over tiles of output pixels. One
+// warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 pixels
+// each: they read a tap's rows as fragments from anywhere in the patch (so that strides, dilations
+// and small images waste nothing), multiply in turn, and store while others' products run.
 //
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
@@ -18,10 +18,9 @@ struct Stage {
   int index = 0;
   u32 phase = 0;
 
-  __device__ void advance(const WgmmaArguments& a, int by) {
-    index += by;
-    while (index >= static_cast<int>(a.stages)) {
-      index -= static_cast<int>(a.stages);
+  __device__ void advance(const WgmmaArguments& a) {
+    if (++index == static_cast<int>(a.stages)) {
+      index = 0;
       phase ^= 1;
     }
   }
@@ -39,50 +38,38 @@ struct Work {
   int first_tile;
   int walkers;  // blocks with the same channels
   u32 shared;   // address
-
-  __device__ int tiles() const {
-    const int left = static_cast<int>(a.pixel_tiles) - first_tile;
-    return left <= 0 ? 0 : (left + walkers - 1) / walkers;
-  }
 };
 
 // What the consumers wait for before their first epilogue. The filters have arrived for them by
 // the time that the producers have filled all patches.
 __device__ void prepare_tables(const Work& work) {
-  sync_threads<1, kThreads>();
-  build_tables(work.a, work.channels, work.layout, work.shared);
+  build_tables<OUT>(work.a, work.channels, work.layout, work.shared);
   arrive(work.shared + Layout::kTableReady);
 }
 
-// Patches in the order of the products: round by round (a tile for each consumer), slab by slab.
 __device__ void produce(const Work& work) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
   const i64 skip = static_cast<i64>(work.walkers) * kTileM;
-  TileStart round_start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
+  const Lane lane = Lane::of(a);
+  TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
   Stage stage;
   int free_stages = static_cast<int>(a.stages);
 #pragma unroll 1
-  for (int left = work.tiles(); left > 0; left -= CONSUMERS) {
-    TileStart start = round_start;
+  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
-      start = round_start;
-#pragma unroll 1
-      for (int tile = 0; tile < CONSUMERS && tile < left; ++tile) {
-        if (free_stages-- == 0) prepare_tables(work);
-        wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
-        const u32 patch = stage.patch(a, work.shared + work.layout.patches);
-        load_patch(a, start, work.channels.group, slab, patch);
-        if (slab == 0) describe_rows(a, start, patch + PLANES * static_cast<int>(a.plane_bytes));
-        const u32 full = work.shared + Layout::kFull + 8 * stage.index;
-        arrive_after_copies(full);
-        arrive(full);  // for what was stored without a copy
-        stage.advance(a, 1);
-        start.advance(a, skip);
-      }
+      if (free_stages-- == 0) prepare_tables(work);
+      wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
+      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      load_patch(a, start, lane, work.channels.group, slab, patch);
+      if (slab == 0) describe_rows(a, start, patch + PLANES * static_cast<int>(a.plane_bytes));
+      const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+      arrive_after_copies(full);
+      arrive(full);  // for what was stored without a copy
+      stage.advance(a);
     }
-    round_start = start;
+    start.advance(a, skip);
   }
   if (free_stages >= 0) prepare_tables(work);
 }
@@ -153,10 +140,11 @@ __device__ inline int sum_of_lanes(int value) {
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x % kWarpgroup / 32;
+  const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;
   const int slabs = static_cast<int>(a.slabs);
+  const i64 pixels = a.batch * a.out_height * a.out_width;
   const u32 offsets = work.shared + Layout::kOffsets + lane / 16 * 4;
-  const int row_words = PLANES * static_cast<int>(a.plane_bytes) + warp * 16 * 4;
+  const u32 row_words = PLANES * static_cast<int>(a.plane_bytes) + first_row * 4;
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
@@ -165,20 +153,16 @@ __device__ void consume(const Work& work, int consumer) {
   sync_threads<1, kThreads>();
 
   Stage stage;
-  stage.advance(a, consumer);
   Turn turn = Turn::of(work.shared, consumer);
-  i64 pixel =
-      (work.first_tile + static_cast<i64>(consumer) * work.walkers) * kTileM + warp * 16 + lane / 4;
 #pragma unroll 1
-  for (int left = work.tiles(); left > 0; left -= CONSUMERS) {
-    if (consumer >= left) {  // the others wait for their turns
-      for (int slab = 0; slab < slabs; ++slab) {
-        turn.wait();
-        turn.pass();
-      }
-      break;
-    }
+  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
+    const i64 pixel = static_cast<i64>(tile) * kTileM + first_row + lane / 4;
+    const i64 left = pixels - pixel;
     LaneRows rows;
+    rows.pixel = pixel;
+    rows.left = left < 9 ? static_cast<int>(left) : 9;
+    // Whether the warpgroup has any pixel: where not, it only keeps the others company.
+    const bool exists = static_cast<i64>(tile) * kTileM + consumer * kProductM < pixels;
     u32 entry = 0;
     Sums sums;
     FilterTile<TILE_N> filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
@@ -200,22 +184,27 @@ __device__ void consume(const Work& work, int consumer) {
       fragments.load(patch + entry, offsets);
       __syncwarp();
       if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
-      stage.advance(a, left < CONSUMERS ? left : CONSUMERS);
+      stage.advance(a);
       turn.wait();
-      multiply_slab(fragments, filters, slab == 0, sums);
+      if (exists) multiply_slab(fragments, filters, slab == 0, sums);
       turn.pass();
       fragments.count(rows.set);
       filters.first += K_STEPS * FilterTile<TILE_N>::kStep;
     }
+    if (!exists) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
-    rows.pixel = pixel;
-    const i64 pixels_left = a.batch * a.out_height * a.out_width - pixel;
-    rows.left = pixels_left < 9 ? static_cast<int>(pixels_left) : 9;
-    pixel += static_cast<i64>(work.walkers) * (CONSUMERS * kTileM);
     wait_barrier(work.shared + Layout::kTableReady, 0);
     wait_products();
     store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+  }
+}
+
+// Parts of a patch that no copy reaches hold no channels.
+__device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
+  const u32 end = patches + static_cast<u32>(a.stages * a.stage_bytes);
+  for (u32 to = patches + threadIdx.x * kChunkBytes; to < end; to += kThreads * kChunkBytes) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(to), "r"(0) : "memory");
   }
 }
 
@@ -232,20 +221,21 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < static_cast<int>(a.stages); ++i) {
       init_barrier(work.shared + Layout::kFull + 8 * i, 2 * kWarpgroup);
-      init_barrier(work.shared + Layout::kEmpty + 8 * i, 4);
+      init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
     }
     for (int i = 0; i < CONSUMERS; ++i) init_barrier(work.shared + Layout::kTurns + 8 * i, 4);
     init_barrier(work.shared + Layout::kTableReady, kWarpgroup);
   }
   write_offsets(a, work.shared + Layout::kOffsets);
+  if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   __syncthreads();
 
   const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
   if (warpgroup == 0) {
-    give_registers<kProducerRegisters>();
+    if constexpr (CONSUMERS > 1) give_registers<kProducerRegisters>();
     produce(work);
   } else {
-    take_registers<kConsumerRegisters>();
+    if constexpr (CONSUMERS > 1) take_registers<kConsumerRegisters>();
     consume(work, warpgroup - 1);
   }
 }

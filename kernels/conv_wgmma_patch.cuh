@@ -50,118 +50,143 @@ struct TileRow {
   }
 };
 
-// Taps of one axis cut off by the border, as a class (Cut::of_class).
-__device__ inline int class_of(int start, i64 tap, i64 taps, i64 size, i64 cut_first) {
+// The border class of one axis: 0 where all taps are inside, then 1 to cut_first taps cut off at
+// the start, then at the end. (The plan takes no shape where both ends are cut.)
+__device__ inline int class_of(int start, i64 tap, i64 tap_inverse, i64 taps, i64 size,
+                               i64 cut_first) {
   const int step = static_cast<int>(tap);
-  const int before = start < 0 ? (-start + step - 1) / step : 0;
   const int over = start + (static_cast<int>(taps) - 1) * step - (static_cast<int>(size) - 1);
-  const int after = over > 0 ? (over + step - 1) / step : 0;
-  return before > 0 ? before : after > 0 ? static_cast<int>(cut_first) + after : 0;
+  if (start < 0) return divide_small(-start + step - 1, tap_inverse);
+  if (over <= 0) return 0;
+  return static_cast<int>(cut_first) + divide_small(over + step - 1, tap_inverse);
 }
 
-// Columns of a patch's pixel that its entry in a plane holds, and the words of each.
-struct Entry {
-  const u32* words;  // of the patch's pixel; not in the image in the padding
-  int column;        // of the image
-  bool row_inside;
+// A thread's place in every patch: a column (or every 128th), and every few rows.
+struct Lane {
+  int row;
+  int column;
+  int rows;  // from one of its rows to the next
+
+  static __device__ Lane of(const WgmmaArguments& a) {
+    const int columns = static_cast<int>(a.patch_columns);
+    const int thread = threadIdx.x % kWarpgroup;
+    if (columns >= kWarpgroup) return {0, thread, 1};
+    const int rows = kWarpgroup / columns;
+    const int row = thread / columns;
+    return {row < rows ? row : 1 << 30, thread - row * columns, rows};
+  }
 };
 
-// One copy of an entry: COPY_WORDS words from `word` on.
-__device__ inline void copy_piece(const WgmmaArguments& a, const Entry& entry, u32 target, int slab,
-                                  int plane, int word) {
-  const int group_words = static_cast<int>(a.group_words);
-  int pixel = 0;  // of the entry, where several share it
-  int source = (slab * PLANES + plane) * kChunkWords + word;
-  bool exists = source < group_words;
-  if constexpr (WORD_TAPS > 1) {
-    constexpr int kTapWords = kChunkWords / WORD_TAPS;
-    const int columns = static_cast<int>(a.kernel_columns);
-    const int held = plane == 1 ? columns % WORD_TAPS : columns < WORD_TAPS ? columns : WORD_TAPS;
-    pixel = word / kTapWords;
-    source = word % kTapWords;
-    exists = pixel < held && source < group_words;
-  }
-  const int step = static_cast<int>(a.tap_columns) * static_cast<int>(a.skip_columns) * pixel;
-  const bool inside = exists && entry.row_inside &&
-                      static_cast<u32>(entry.column + step) < static_cast<u32>(a.width);
-  const u32* words = entry.words + step * static_cast<int>(a.groups) * group_words + source;
+// COPY_WORDS words of one entry of a patch. `source` counts words of the group.
+__device__ inline void copy_piece(const WgmmaArguments& a, u32 target, const u32* words, int source,
+                                  bool exists, bool inside) {
+  if (a.slabs == 1 && !exists) return;  // the patches were clear from the start
   const bool ones = exists && !inside && a.pad_value > 0;
 #if MASKED
   // A user's tensor may have anything in the tails, so the words pass through registers.
   u32 value = ones ? ~0u : 0u;
-  if (inside) value = *words;
-  if (source == group_words - 1) value &= tail_mask(a.group_channels);
+  if (exists && inside) value = *words;
+  if (source == static_cast<int>(a.group_words) - 1) value &= tail_mask(a.group_channels);
   store_shared(target, value);
 #else
   if (ones) {
 #pragma unroll
     for (int i = 0; i < COPY_WORDS; ++i) store_shared(target + 4 * i, ~0u);
   } else {
-    copy_async<COPY_WORDS * 4>(target, words, inside);
+    copy_async<COPY_WORDS * 4>(target, words, exists && inside);
   }
 #endif
 }
 
-// Pixels of the patch of a tile: whole rows, down to the last that its last pixel reads.
-__device__ inline int patch_pixels(const WgmmaArguments& a, const TileStart& start) {
-  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
-  const int last = left < kTileM ? static_cast<int>(left) - 1 : kTileM - 1;
-  const TileRow row = TileRow::at(a, start, last);
-  return (row.patch_row + static_cast<int>(a.reach_rows)) * static_cast<int>(a.patch_columns);
-}
-
-// This thread's share of a patch: every 128th pixel.
-__device__ inline void load_patch(const WgmmaArguments& a, const TileStart& start, int group,
-                                  int slab, u32 stage) {
-  const int pixels = patch_pixels(a, start);
-  const i64 pixel_words = a.groups * a.group_words;
-  const u32* image_words = a.x + (start.image * a.height * a.width) * pixel_words +
-                           static_cast<i64>(group) * a.group_words;
-  const int first_row = start.row * static_cast<int>(a.step_rows);
-  for (int i = threadIdx.x % kWarpgroup; i < pixels; i += kWarpgroup) {
-    const int down = divide_small(i, a.patch_columns_inverse);
-    const int virtual_row = first_row + down;
-    const int image = divide_small(virtual_row, a.patch_rows_inverse);
-    const int row =
-        (virtual_row - image * static_cast<int>(a.patch_rows)) * static_cast<int>(a.skip_rows) -
-        static_cast<int>(a.padding_rows);
-    const int column =
-        (i - down * static_cast<int>(a.patch_columns)) * static_cast<int>(a.skip_columns) -
-        static_cast<int>(a.padding_columns);
-    const int offset =
-        ((image * static_cast<int>(a.height) + row) * static_cast<int>(a.width) + column) *
-        static_cast<int>(pixel_words);
-    const Entry entry = {image_words + offset, column,
-                         static_cast<u32>(row) < static_cast<u32>(a.height)};
-    const u32 target = stage + i * kChunkBytes;
+// The entry of a pixel: its planes, or (WORD_TAPS > 1) the pixel and those that the next taps see.
+__device__ inline void copy_entry(const WgmmaArguments& a, u32 target, const u32* words, int column,
+                                  bool row_inside, int slab) {
+  const int group_words = static_cast<int>(a.group_words);
+  const int width = static_cast<int>(a.width);
 #pragma unroll
-    for (int plane = 0; plane < PLANES; ++plane) {
+  for (int plane = 0; plane < PLANES; ++plane) {
 #pragma unroll
-      for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
-        copy_piece(a, entry, target + plane * static_cast<int>(a.plane_bytes) + word * 4, slab,
-                   plane, word);
+    for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
+      const u32 to = target + plane * static_cast<int>(a.plane_bytes) + word * 4;
+      if constexpr (WORD_TAPS > 1) {
+        constexpr int kTapWords = kChunkWords / WORD_TAPS;
+        const int columns = static_cast<int>(a.kernel_columns);
+        const int held = plane == 1            ? columns % WORD_TAPS
+                         : columns < WORD_TAPS ? columns
+                                               : WORD_TAPS;
+        const int tap = word / kTapWords;
+        const int step = tap * static_cast<int>(a.tap_columns * a.skip_columns);
+        const int source = word % kTapWords;
+        copy_piece(a, to, words + step * static_cast<int>(a.groups * a.group_words) + source,
+                   source, tap < held && source < group_words,
+                   row_inside && static_cast<u32>(column + step) < static_cast<u32>(width));
+      } else {
+        const int source = (slab * PLANES + plane) * kChunkWords + word;
+        copy_piece(a, to, words + source, source, source < group_words,
+                   row_inside && static_cast<u32>(column) < static_cast<u32>(width));
       }
     }
   }
 }
 
-// Threads 0 to 63 write the words of the rows. Rows past the last pixel read the first pixel's.
-__device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start, u32 target) {
-  const int index = threadIdx.x % kWarpgroup;
-  if (index >= kTileM) return;
-  const bool exists = start.pixel + index < a.batch * a.out_height * a.out_width;
-  const TileRow row = TileRow::at(a, start, exists ? index : 0);
-  const int entry = row.patch_row * static_cast<int>(a.patch_columns) +
-                    row.column * static_cast<int>(a.step_columns);
-  int border = 0;
-  if (a.cut_first_rows + a.cut_last_rows + a.cut_first_columns + a.cut_last_columns > 0) {
-    const int top =
-        row.row * static_cast<int>(a.step_rows * a.skip_rows) - static_cast<int>(a.padding_rows);
-    const int left = row.column * static_cast<int>(a.step_columns * a.skip_columns) -
-                     static_cast<int>(a.padding_columns);
-    border = class_of(top, a.tap_rows, a.kernel_rows, a.height, a.cut_first_rows) *
-                 Layout::column_classes(a) +
-             class_of(left, a.tap_columns, a.kernel_columns, a.width, a.cut_first_columns);
+// Rows of the patch of a tile, down to the last that its last pixel reads.
+__device__ inline int patch_rows(const WgmmaArguments& a, const TileStart& start) {
+  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
+  const int last = left < kTileM ? static_cast<int>(left) - 1 : kTileM - 1;
+  return TileRow::at(a, start, last).patch_row + static_cast<int>(a.reach_rows);
+}
+
+// This thread's share of a patch.
+__device__ inline void load_patch(const WgmmaArguments& a, const TileStart& start, const Lane& lane,
+                                  int group, int slab, u32 stage) {
+  const int rows = patch_rows(a, start);
+  const int columns = static_cast<int>(a.patch_columns);
+  const int pixel_words = static_cast<int>(a.groups * a.group_words);
+  const int row_words = static_cast<int>(a.width) * pixel_words;
+  const u32* image_words =
+      a.x + start.image * (a.height * row_words) + static_cast<i64>(group) * a.group_words;
+  const int first_row = start.row * static_cast<int>(a.step_rows);
+  for (int column = lane.column; column < columns; column += kWarpgroup) {
+    const int image_column =
+        column * static_cast<int>(a.skip_columns) - static_cast<int>(a.padding_columns);
+    u32 target = stage + (lane.row * columns + column) * kChunkBytes;
+#pragma unroll 2
+    for (int row = lane.row; row < rows; row += lane.rows) {
+      const int image = divide_small(first_row + row, a.patch_rows_inverse);
+      const int image_row = (first_row + row - image * static_cast<int>(a.patch_rows)) *
+                                static_cast<int>(a.skip_rows) -
+                            static_cast<int>(a.padding_rows);
+      const int offset =
+          (image * static_cast<int>(a.height) + image_row) * row_words + image_column * pixel_words;
+      copy_entry(a, target, image_words + offset, image_column,
+                 static_cast<u32>(image_row) < static_cast<u32>(a.height), slab);
+      target += lane.rows * columns * kChunkBytes;
+    }
   }
-  store_shared(target + 4 * index, static_cast<u32>(entry) | static_cast<u32>(border) << 16);
+}
+
+// The words of the tile's rows. Rows past the last pixel read the first pixel's.
+__device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start, u32 target) {
+  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
+#pragma unroll
+  for (int first = 0; first < kTileM; first += kWarpgroup) {
+    const int index = first + threadIdx.x % kWarpgroup;
+    if (index >= kTileM) break;
+    const TileRow row = TileRow::at(a, start, index < left ? index : 0);
+    const int entry = row.patch_row * static_cast<int>(a.patch_columns) +
+                      row.column * static_cast<int>(a.step_columns);
+    int border = 0;
+    if (Layout::classes(a) > 1) {
+      const int top =
+          row.row * static_cast<int>(a.step_rows * a.skip_rows) - static_cast<int>(a.padding_rows);
+      const int left_edge = row.column * static_cast<int>(a.step_columns * a.skip_columns) -
+                            static_cast<int>(a.padding_columns);
+      border =
+          class_of(top, a.tap_rows, a.tap_rows_inverse, a.kernel_rows, a.height, a.cut_first_rows) *
+              Layout::column_classes(a) +
+          class_of(left_edge, a.tap_columns, a.tap_columns_inverse, a.kernel_columns, a.width,
+                   a.cut_first_columns);
+    }
+    store_shared(target + 4 * index, static_cast<u32>(entry) | static_cast<u32>(border) << 16);
+  }
 }

@@ -3,7 +3,7 @@
 // Compiled with
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
-//   CONSUMERS   warpgroups that multiply, each a tile of 64 output pixels at a time
+//   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
 //   WORD_TAPS   taps of a kernel row that share 16 bytes of depth: 4, 2 or 1 for groups of one
 //               word, of two, of more
 //   PLANES      16-byte planes of a patch: pieces of the channels (WORD_TAPS 1), or the whole
@@ -69,6 +69,8 @@ struct WgmmaArguments {
   i64 skip_columns;
   i64 tap_rows;  // rows of the padded image from one tap to the next
   i64 tap_columns;
+  i64 tap_rows_inverse;
+  i64 tap_columns_inverse;
   i64 skip_images;  // from a tile to the block's next: images, output rows and columns
   i64 skip_out_rows;
   i64 skip_out_columns;
@@ -81,7 +83,8 @@ struct WgmmaArguments {
 // 8 channels of a pixel at once, channel by channel, or pixels innermost (contiguous output).
 enum Stores { kWide, kSingle, kPixels };
 
-constexpr int kTileM = 64;
+constexpr int kProductM = 64;
+constexpr int kTileM = kProductM * CONSUMERS;
 constexpr int kWarpgroup = 128;
 constexpr int kThreads = kWarpgroup * (1 + CONSUMERS);
 constexpr int kChunkBytes = 16;  // 128 bits of depth: half a step
@@ -97,7 +100,6 @@ constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
 constexpr int kProducerRegisters = CONSUMERS == 2 ? 72 : CONSUMERS == 3 ? 80 : 64;
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
-static_assert(kLaunchRegisters <= 255 && kConsumerRegisters <= 255, "at least two consumers");
 
 // value / divisor for small numbers; the plan keeps their product below 2**32. `inverse` is
 // floor(2**32 / divisor) + 1, or 0 for the divisor 1.
@@ -105,19 +107,6 @@ __device__ inline int divide_small(int value, i64 inverse) {
   const u32 factor = static_cast<u32>(inverse);
   return factor == 0 ? value : static_cast<int>(__umulhi(static_cast<u32>(value), factor));
 }
-
-// What the border leaves of the taps of one axis.
-struct Cut {
-  int first;  // taps missing at the start
-  int last;   // and at the end
-
-  // Classes: nothing cut, 1 to cut_first taps at the start, 1 to cut_last at the end. The plan
-  // takes no shapes that cut both ends of an axis.
-  static __device__ Cut of_class(int index, i64 cut_first) {
-    const int from_start = static_cast<int>(cut_first);
-    return index <= from_start ? Cut{index, 0} : Cut{0, index - from_start};
-  }
-};
 
 // Addresses in shared memory: barriers, offsets of the chunks in a patch, constants of the
 // channels, counted bits, filters, patches (STAGES of them).
@@ -133,7 +122,7 @@ struct Layout {
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
   static constexpr int kTable = kAddend + 4 * TILE_N;  // float [classes][TILE_N]
 
-  int counted;  // int [taps][TILE_N]
+  int counted;  // int [kernel_rows][kernel_columns][TILE_N], sums up to a tap
   int filters;
   int patches;
 
@@ -181,8 +170,8 @@ __device__ inline int column_of(int channel) {
   return channel / 32 * 32 + channel % 8 / 2 * 8 + channel % 32 / 8 * 2 + channel % 2;
 }
 
-// A row's word in a stage: the patch's pixel under its first tap, and its border class.
-constexpr int kRowBytes = 4 * kTileM;
+// A patch is followed by a word a row of the tile: the patch's pixel under the row's first tap in
+// the low half, its border class in the high one.
 
 __device__ inline u32 load_shared(u32 address) {
   u32 value;

@@ -3,58 +3,82 @@
 
 #include "conv_wgmma_tile.cuh"
 
-// One 16-byte piece of a filter: where it starts in the filter, in words, and how many words of
-// it there are.
-struct Piece {
-  int first;
-  int words;
+// A filter as lines of 16-byte pieces: a line is a tap, or (WORD_TAPS > 1) a row of taps.
+struct Lines {
+  int count;
+  int words;   // of a line
+  int pieces;  // of a line, those that only fill up the last slab included
 
-  static __device__ Piece at(const WgmmaArguments& a, int slab, int chunk) {
-    const int group_words = static_cast<int>(a.group_words);
-    if (chunk >= kUsedChunks) return {0, 0};
+  static __device__ Lines of(const WgmmaArguments& a) {
     if constexpr (WORD_TAPS > 1) {
-      const int columns = static_cast<int>(a.kernel_columns);
-      const int chunks = (columns + WORD_TAPS - 1) / WORD_TAPS;  // of a kernel row
-      const int row = chunk / chunks;
-      const int column = chunk % chunks * WORD_TAPS;
-      const int taps = columns - column < WORD_TAPS ? columns - column : WORD_TAPS;
-      return {(row * columns + column) * group_words, taps * group_words};
-    } else {
-      const int word = (slab * PLANES + chunk % PLANES) * kChunkWords;
-      const int left = group_words - word;
-      return {chunk / PLANES * group_words + word, left < kChunkWords ? left : kChunkWords};
+      const int words = static_cast<int>(a.kernel_columns * a.group_words);
+      return {static_cast<int>(a.kernel_rows), words, (words + kChunkWords - 1) / kChunkWords};
     }
+    return {static_cast<int>(a.kernel_rows * a.kernel_columns), static_cast<int>(a.group_words),
+            static_cast<int>(a.slabs) * PLANES};
+  }
+
+  // The chunk of depth that a piece is.
+  __device__ int chunk(int line, int piece) const {
+    if constexpr (WORD_TAPS > 1) return line * pieces + piece;
+    return piece / PLANES * kSlabChunks + line * PLANES + piece % PLANES;
   }
 };
 
-// Called by the consumers; the filters are there once all of them have waited for their copies.
-__device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, u32 target) {
-  constexpr int kCopies = kChunkWords / COPY_WORDS;
-  const i64 filter_words = a.kernel_rows * a.kernel_columns * a.group_words;
-  const int chunks = static_cast<int>(a.slabs) * kSlabChunks;
-  const u32* weight = a.weight + channels.first * filter_words;
-  for (int item = threadIdx.x - kWarpgroup; item < chunks * TILE_N; item += kThreads - kWarpgroup) {
-    // Neighbouring threads take neighbouring pieces of one filter.
-    const int channel = item / chunks;
-    const int chunk = item - channel * chunks;
-    const int slab = chunk / kSlabChunks;
-    const Piece piece = Piece::at(a, slab, chunk - slab * kSlabChunks);
-    const u32 to = target + (chunk * TILE_N + column_of(channel)) * kChunkBytes;
-    const u32* from = weight + channel * filter_words + piece.first;
+__device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, const u32* words,
+                                         int first_word, int line_words, bool exists) {
 #pragma unroll
-    for (int copy = 0; copy < kCopies; ++copy) {
-      const int word = copy * COPY_WORDS;
-      const bool exists = channel < channels.count && word < piece.words;
+  for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
+    const bool copied = exists && first_word + word < line_words;
 #if MASKED
-      u32 value = exists ? from[word] : 0u;
-      if ((piece.first + word) % static_cast<int>(a.group_words) ==
-          static_cast<int>(a.group_words) - 1) {
-        value &= tail_mask(a.group_channels);
-      }
-      store_shared(to + 4 * word, value);
+    const int group_words = static_cast<int>(a.group_words);
+    u32 value = copied ? words[word] : 0u;
+    if ((first_word + word) % group_words == group_words - 1) value &= tail_mask(a.group_channels);
+    store_shared(target + 4 * word, value);
 #else
-      copy_async<COPY_WORDS * 4>(to + 4 * word, from + word, exists);
+    copy_async<COPY_WORDS * 4>(target + 4 * word, words + word, copied);
 #endif
+  }
+}
+
+// Called by the consumers; the filters are there once all of them have waited for their copies.
+// A warp copies two pieces of 16 filters at a time: whole sectors of memory, and few conflicts
+// between banks.
+__device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, u32 target) {
+  constexpr int kWarps = 4 * CONSUMERS;
+  constexpr int kBlocks = TILE_N / 16;
+  constexpr int kWarpsPerBlock = kWarps > kBlocks ? kWarps / kBlocks : 1;
+  const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
+  const int lane = threadIdx.x % 32;
+  const Lines lines = Lines::of(a);
+  const int filter_words = lines.count * lines.words;
+  for (int block = warp % kBlocks; block < kBlocks && warp / kBlocks < kWarpsPerBlock;
+       block += kWarps) {
+    const int channel = block * 16 + lane % 16;
+    const u32* filter = a.weight + static_cast<i64>(channels.first + channel) * filter_words;
+    const u32 column = target + column_of(channel) * kChunkBytes;
+    int line = 0;
+    int piece = lane / 16 + 2 * (warp / kBlocks);
+#pragma unroll 2
+    while (true) {
+      while (piece >= lines.pieces) {
+        piece -= lines.pieces;
+        ++line;
+      }
+      if (line >= lines.count) break;
+      copy_filter_piece(a, column + lines.chunk(line, piece) * kFilterChunkBytes,
+                        filter + line * lines.words + piece * kChunkWords, piece * kChunkWords,
+                        lines.words, channel < channels.count);
+      piece += 2 * kWarpsPerBlock;
+    }
+  }
+  if constexpr (HALF_STEP) {
+    for (int item = threadIdx.x - kWarpgroup; item < static_cast<int>(a.slabs) * TILE_N;
+         item += kThreads - kWarpgroup) {
+      const int chunk = item / TILE_N * kSlabChunks + kUsedChunks;
+      const u32 to = target + (chunk * TILE_N + item % TILE_N) * kChunkBytes;
+#pragma unroll
+      for (int word = 0; word < kChunkWords; ++word) store_shared(to + 4 * word, 0);
     }
   }
 }
@@ -82,21 +106,21 @@ __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
   store_shared(target + 4 * chunk, chunk < kUsedChunks ? offset : 0);
 }
 
-// Set bits of one tap of a channel's filter.
-__device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int tap, int column) {
+// Set bits of one tap of the filter in a column.
+__device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int row, int tap_column,
+                               int column) {
   int set = 0;
   if constexpr (WORD_TAPS > 1) {
     constexpr int kTapWords = kChunkWords / WORD_TAPS;
-    const int columns = static_cast<int>(a.kernel_columns);
-    const int chunks = (columns + WORD_TAPS - 1) / WORD_TAPS;
-    const int chunk = tap / columns * chunks + tap % columns / WORD_TAPS;
+    const int chunks = (static_cast<int>(a.kernel_columns) + WORD_TAPS - 1) / WORD_TAPS;
+    const int chunk = row * chunks + tap_column / WORD_TAPS;
     const u32* words =
-        reinterpret_cast<const u32*>(filters + (chunk * TILE_N + column) * kChunkBytes);
+        reinterpret_cast<const u32*>(filters + (chunk * TILE_N + column) * kChunkBytes) +
+        tap_column % WORD_TAPS * kTapWords;
 #pragma unroll
-    for (int i = 0; i < kTapWords; ++i) {
-      set += __popc(words[tap % columns % WORD_TAPS * kTapWords + i]);
-    }
+    for (int i = 0; i < kTapWords; ++i) set += __popc(words[i]);
   } else {
+    const int tap = row * static_cast<int>(a.kernel_columns) + tap_column;
     for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
 #pragma unroll
       for (int plane = 0; plane < PLANES; ++plane) {
@@ -110,86 +134,109 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int t
   return set;
 }
 
-// sum over the taps that a border class leaves of (group_channels - 2 popc(filter at the tap)).
-__device__ inline int counted_taps(const WgmmaArguments& a, const int* counted, int border,
-                                   int channel) {
-  const Cut rows = Cut::of_class(border / Layout::column_classes(a), a.cut_first_rows);
-  const Cut columns = Cut::of_class(border % Layout::column_classes(a), a.cut_first_columns);
-  const int width = static_cast<int>(a.kernel_columns);
-  int sum = 0;
-  for (int row = rows.first; row < static_cast<int>(a.kernel_rows) - rows.last; ++row) {
-    for (int column = columns.first; column < width - columns.last; ++column) {
-      sum += counted[(row * width + column) * TILE_N + channel];
+// Per tap (group_channels - 2 popc(filter)), summed over the taps above and to the left of one.
+struct CountedTaps {
+  int* sums;  // [kernel_rows][kernel_columns][TILE_N], of this thread's channel
+  int rows;
+  int columns;
+
+  __device__ int* at(int row, int column) const { return sums + (row * columns + column) * TILE_N; }
+
+  __device__ int before(int row, int column) const {
+    return row > 0 && column > 0 ? *at(row - 1, column - 1) : 0;
+  }
+
+  __device__ void count(const WgmmaArguments& a, const u8* filters, int filter_column) const {
+    for (int row = 0; row < rows; ++row) {
+      int sum = 0;
+      for (int column = 0; column < columns; ++column) {
+        sum += static_cast<int>(a.group_channels) -
+               2 * tap_bits(a, filters, row, column, filter_column);
+        *at(row, column) = sum + before(row, column + 1);
+      }
     }
   }
-  return sum;
-}
 
-// The table's entry for a channel: what remains to be done is one fused multiply-add, exact
-// because all numbers are small integers times a power of two (epilogue in conv_wgmma_store.cuh).
+  // Of the taps that a pair of border classes leaves (class_of).
+  __device__ int left_by(const WgmmaArguments& a, int row_class, int column_class) const {
+    const int top = row_class <= a.cut_first_rows ? row_class : 0;
+    const int bottom = rows - (row_class - top == 0 ? 0 : row_class - (int)a.cut_first_rows);
+    const int left = column_class <= a.cut_first_columns ? column_class : 0;
+    const int right =
+        columns - (column_class - left == 0 ? 0 : column_class - (int)a.cut_first_columns);
+    return before(bottom, right) - before(top, right) - before(bottom, left) + before(top, left);
+  }
+};
+
+// What is left to do with a sum of popc(a & b) is one fused multiply-add with the table's entry,
+// exact because all numbers are small integers times a power of two (conv_wgmma_store.cuh).
 template <class Out>
-__device__ inline float table_entry(const WgmmaArguments& a, int counted, i64 channel) {
+__device__ inline float table_entry(int counted, int threshold) {
   if constexpr (Channel<Out>::kPacked) {
-    // dot >= t  <=>  2 popc(a & b) - popc(a) >= ceil((t - counted) / 2) =: least
-    constexpr int kLimit = 1 << 22;  // beyond any |2 popc(a & b) - popc(a)|: the plan's depth
-    const int threshold = a.threshold[channel * a.threshold_stride];
-    const int clamped = threshold < -4 * kLimit  ? -4 * kLimit
-                        : threshold > 4 * kLimit ? 4 * kLimit
-                                                 : threshold;
-    const int least = (clamped - counted + 1) >> 1;
-    return static_cast<float>(-least) * 0x1p-23f;
+    // dot >= t  <=>  2 popc(a & b) - popc(a) >= ceil((t - counted) / 2)
+    return static_cast<float>(-((threshold - counted + 1) >> 1)) * 0x1p-23f;
   } else {
     return static_cast<float>(counted) * 0x1p-24f;
   }
 }
 
-// What the output needs of a channel besides the table.
+// The constants of a channel go to shared memory; the threshold of a packed output is returned.
 template <class Out>
-__device__ inline void write_constants(const WgmmaArguments& a, const Channels& channels,
-                                       u8* shared) {
-  const int thread = threadIdx.x % kWarpgroup;
+__device__ inline int write_constants(const WgmmaArguments& a, const Channels& channels,
+                                      int channel, u32 shared) {
+  const bool exists = channel < channels.count;
   if constexpr (Channel<Out>::kPacked) {
-    for (int word = thread; word < TILE_N / kWordBits; word += kWarpgroup) {
-      u32 toggle = 0, exists = 0;
-      for (int i = 0; i < kWordBits && word * kWordBits + i < channels.count; ++i) {
-        const i64 channel = channels.first + word * kWordBits + i;
-        exists |= 1u << i;
-        // The products' sign says "below"; without a flip that is a clear bit.
-        if (!a.flip[channel * a.flip_stride]) toggle |= 1u << i;
-      }
-      reinterpret_cast<u32*>(shared + Layout::kToggle)[word] = toggle;
-      reinterpret_cast<u32*>(shared + Layout::kExists)[word] = exists;
+    Channel<Out> loaded = {0, 0};
+    if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
+    const u32 existing = __ballot_sync(kAllLanes, exists);
+    // The products' signs say "below"; without a flip that is a clear bit.
+    const u32 toggle = __ballot_sync(kAllLanes, loaded.at_least);
+    if (threadIdx.x % 32 == 0) {
+      store_shared(shared + Layout::kToggle + channel / kWordBits * 4, toggle);
+      store_shared(shared + Layout::kExists + channel / kWordBits * 4, existing);
     }
+    return loaded.threshold;
   } else {
-    for (int channel = thread; channel < channels.count; channel += kWarpgroup) {
-      const Channel<Out> loaded = Channel<Out>::load(a, channels.first + channel);
-      reinterpret_cast<float*>(shared + Layout::kAlpha)[channel] = loaded.alpha;
-      reinterpret_cast<float*>(shared + Layout::kAddend)[channel] = loaded.addend;
-    }
+    Channel<Out> loaded = {0.0f, 0.0f};
+    if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
+    store_shared(shared + Layout::kAlpha + 4 * channel, __float_as_uint(loaded.alpha));
+    store_shared(shared + Layout::kAddend + 4 * channel, __float_as_uint(loaded.addend));
+    return 0;
   }
 }
 
-// The 128 producers fill the constants of the channels and the table of border classes.
+// The 128 producers fill the constants of the channels, a channel a thread, wait for the filters,
+// and fill the table of border classes.
+template <class Out>
 __device__ inline void build_tables(const WgmmaArguments& a, const Channels& channels,
-                                    const Layout& layout, u32 base) {
-  u8* shared = static_cast<u8*>(__cvta_shared_to_generic(base));
+                                    const Layout& layout, u32 shared) {
+  constexpr int kPasses = (TILE_N + kWarpgroup - 1) / kWarpgroup;
   const int thread = threadIdx.x % kWarpgroup;
-  int* counted = reinterpret_cast<int*>(shared + layout.counted);
-  const int taps = static_cast<int>(a.kernel_rows * a.kernel_columns);
-  for (int item = thread; item < taps * TILE_N; item += kWarpgroup) {
-    const int channel = item % TILE_N;
-    counted[item] = static_cast<int>(a.group_channels) -
-                    2 * tap_bits(a, shared + layout.filters, item / TILE_N, column_of(channel));
+  int thresholds[kPasses];
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    const int channel = i * kWarpgroup + thread;
+    if (channel < TILE_N) thresholds[i] = write_constants<Out>(a, channels, channel, shared);
   }
-  sync_threads<2, kWarpgroup>();
+  sync_threads<1, kThreads>();
 
-  float* table = reinterpret_cast<float*>(shared + Layout::kTable);
-  for (int item = thread; item < Layout::classes(a) * TILE_N; item += kWarpgroup) {
-    const int channel = item % TILE_N;
-    if (channel < channels.count) {
-      table[item] = table_entry<OUT>(a, counted_taps(a, counted, item / TILE_N, channel),
-                                     channels.first + channel);
+  const u8* filters = static_cast<u8*>(__cvta_shared_to_generic(shared + layout.filters));
+  int* counted = static_cast<int*>(__cvta_shared_to_generic(shared + layout.counted));
+  const int column_classes = Layout::column_classes(a);
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    const int channel = i * kWarpgroup + thread;
+    if (channel >= TILE_N) break;
+    const CountedTaps taps = {counted + channel, static_cast<int>(a.kernel_rows),
+                              static_cast<int>(a.kernel_columns)};
+    taps.count(a, filters, column_of(channel));
+    u32 entry = shared + Layout::kTable + 4 * channel;
+    for (int row = 0; row < Layout::row_classes(a); ++row) {
+      for (int column = 0; column < column_classes; ++column) {
+        const float value = table_entry<Out>(taps.left_by(a, row, column), thresholds[i]);
+        store_shared(entry, __float_as_uint(value));
+        entry += 4 * TILE_N;
+      }
     }
   }
-  write_constants<OUT>(a, channels, shared);
 }

@@ -39,7 +39,7 @@ WGMMA_SIZES = (
     "stages", "stage_bytes", "plane_bytes", "patch_columns", "patch_columns_inverse",
     "patch_rows", "patch_rows_inverse", "out_width_inverse", "out_height_inverse", "reach_rows",
     "step_rows", "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns",
-    "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
+    "tap_rows_inverse", "tap_columns_inverse", "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
     "cut_first_columns", "cut_last_columns",
 )  # fmt: skip
 

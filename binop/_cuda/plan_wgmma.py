@@ -1,7 +1,7 @@
 """When conv_wgmma (sm_90a) convolves, and with which tile. No tensors and no CuPy here.
 
 The kernel reads an image as if it were padded: whole rows of that image, which the plan describes
-per axis (``Axis``), are the patches that its tiles of 64 output pixels work on.
+per axis (``Axis``), are the patches that its tiles of output pixels work on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from binop.packing import WORD_BITS, word_count
 
 CAPABILITY = (9, 0)
 
-_TILE_PIXELS = 64
+_PRODUCT_PIXELS = 64
+_MAX_PIXELS = 4 * _PRODUCT_PIXELS
 _CHUNK_BYTES = 16
 _CHUNK_WORDS = 4
 _MAX_STEPS = 9  # products of a slab: their fragments stay in registers
@@ -145,17 +146,21 @@ class WgmmaTile:
     def threads(self) -> int:
         return _WARPGROUP * (1 + self.consumers)
 
-    @classmethod
-    def of(cls, channels: int, steps: int) -> WgmmaTile:
-        """As many consumers as the registers allow: sums, fragments and about 40 others each."""
+    @property
+    def pixels(self) -> int:
+        return _PRODUCT_PIXELS * self.consumers
+
+    @staticmethod
+    def most_consumers(channels: int, steps: int) -> int:
+        """Whose sums, fragments and about 40 other registers each fit."""
         if channels > 128:
-            return cls(channels, 2)
-        return cls(channels, 4 if channels <= 64 and steps <= 5 else 3)
+            return 2
+        return 4 if channels <= 64 and steps <= 5 else 3
 
 
-def patch_pixels(rows: Axis, columns: Axis) -> int:
-    """The most pixels of the padded image that 64 output pixels in a row can read."""
-    rows_down = (columns.out - 1 + _TILE_PIXELS - 1) // columns.out
+def patch_pixels(rows: Axis, columns: Axis, pixels: int) -> int:
+    """The most pixels of the padded image that so many output pixels in a row can read."""
+    rows_down = (columns.out - 1 + pixels - 1) // columns.out
     images_on = (rows.out - 1 + rows_down) // rows.out
     between_images = max(0, rows.padded - rows.out * rows.step)
     return (rows_down * rows.step + images_on * between_images + rows.reach) * columns.padded
@@ -173,15 +178,15 @@ class Memory:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
     @classmethod
-    def of(cls, geometry: Conv2dGeometry, depth: Depth, channels: int, classes: int) -> Memory:
-        plane = patch_pixels(*_axes(geometry)) * _CHUNK_BYTES
-        stage = divide_up(depth.planes * plane + 4 * _TILE_PIXELS, 128) * 128
+    def of(cls, geometry: Conv2dGeometry, depth: Depth, tile: WgmmaTile, classes: int) -> Memory:
+        plane = patch_pixels(*_axes(geometry), tile.pixels) * _CHUNK_BYTES
+        stage = divide_up(depth.planes * plane + 4 * tile.pixels, 128) * 128
         slab_chunks = 2 * depth.steps
         barriers = 8 * (2 * _MAX_STAGES + 4) + 32
         offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
         taps = math.prod(geometry.kernel)
-        constants = offsets + 4 * channels * (2 + classes + taps)
-        filters = depth.slabs * slab_chunks * channels * _CHUNK_BYTES
+        constants = offsets + 4 * tile.channels * (2 + classes + taps)
+        filters = depth.slabs * slab_chunks * tile.channels * _CHUNK_BYTES
         return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
 
 
@@ -206,9 +211,11 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     out_per_group = geometry.out_channels // geometry.groups
     most = min(_MAX_CHANNELS, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
     for channels in range(WORD_BITS, most + 1, WORD_BITS):
-        memory = Memory.of(geometry, depth, channels, _classes(border))
-        if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
-            yield WgmmaTile.of(channels, depth.steps)
+        for consumers in range(1, WgmmaTile.most_consumers(channels, depth.steps) + 1):
+            tile = WgmmaTile(channels, consumers)
+            memory = Memory.of(geometry, depth, tile, _classes(border))
+            if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+                yield tile
 
 
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
@@ -222,9 +229,9 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         return "the kernel has too many taps"
     if geometry.taps >= _MAX_TAPS:
         return "the depth is too large for an exact float epilogue"
-    pixels = patch_pixels(rows, columns)
+    pixels = patch_pixels(rows, columns, _MAX_PIXELS)
     pixel_words = geometry.groups * word_count(geometry.group_channels)
-    images = 2 + _TILE_PIXELS // (rows.out * columns.out)
+    images = 2 + _MAX_PIXELS // (rows.out * columns.out)
     if (
         pixels >= _MAX_INDEX
         or max(rows.padded, columns.padded, rows.out, columns.out) >= _MAX_INDEX // 2
@@ -249,7 +256,7 @@ def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple
     channel_tiles = geometry.groups * divide_up(out_per_group, tile.channels)
     pixels = geometry.batch * geometry.out_height * geometry.out_width
     walkers = max(1, device.multiprocessors // channel_tiles)
-    return channel_tiles, min(walkers, divide_up(pixels, _TILE_PIXELS))
+    return channel_tiles, min(walkers, divide_up(pixels, tile.pixels))
 
 
 def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
@@ -257,17 +264,17 @@ def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
     depth = Depth.of(geometry)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     pixels = geometry.batch * geometry.out_height * geometry.out_width
-    rounds = divide_up(divide_up(pixels, _TILE_PIXELS), walkers)
+    rounds = divide_up(divide_up(pixels, tile.pixels), walkers)
     steps = depth.slabs * depth.steps
     filters = steps * 2 * tile.channels * _CHUNK_BYTES
-    product = steps * max(_STEP_CYCLES, tile.channels / 2)
-    epilogue = _EPILOGUE_CYCLES + _EPILOGUE_CYCLES_PER_CHANNEL * tile.channels
+    product = tile.consumers * steps * max(_STEP_CYCLES, tile.channels / 2)
+    epilogue = _EPILOGUE_CYCLES + _EPILOGUE_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
     one_block = (
         _START_CYCLES
         + filters / _LOAD_BYTES_PER_CYCLE
-        + rounds * max(product, epilogue)
-        + min(product, epilogue)
+        + rounds * (max(product, epilogue) if tile.consumers > 1 else product + epilogue)
+        + min(product, epilogue) / tile.consumers
     )
     return waves * one_block
 
@@ -282,14 +289,14 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     depth = Depth.of(geometry)
     border = _border(geometry, call.pad_value)
     assert border is not None
-    memory = Memory.of(geometry, depth, tile.channels, _classes(border))
+    memory = Memory.of(geometry, depth, tile, _classes(border))
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = _axes(geometry)
     pixel_tiles = divide_up(
-        geometry.batch * geometry.out_height * geometry.out_width, _TILE_PIXELS
+        geometry.batch * geometry.out_height * geometry.out_width, tile.pixels
     )
-    skipped_rows, skip_columns = divmod(walkers * _TILE_PIXELS, columns.out)
+    skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
     skip_images, skip_rows = divmod(skipped_rows, rows.out)
     group_words = word_count(geometry.group_channels)
     sizes = {
@@ -332,6 +339,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "skip_columns": columns.skip,
         "tap_rows": rows.dilation,
         "tap_columns": columns.dilation,
+        "tap_rows_inverse": _inverse(rows.dilation),
+        "tap_columns_inverse": _inverse(columns.dilation),
         "skip_images": skip_images,
         "skip_out_rows": skip_rows,
         "skip_out_columns": skip_columns,
