@@ -4,7 +4,7 @@
 // A block loads its filters into shared memory once and walks over tiles of output pixels. One
 // warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 pixels
 // each: they read a tap's rows as fragments from anywhere in the patch (so that strides, dilations
-// and small images waste nothing), multiply in turn, and store while others' products run.
+// and small images waste nothing), multiply, and store while others' products run.
 //
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
@@ -50,85 +50,85 @@ __device__ void prepare_tables(const Work& work) {
 __device__ void produce(const Work& work) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
-  const i64 skip = static_cast<i64>(work.walkers) * kTileM;
-  const Lane lane = Lane::of(a);
+  const PatchLoader loader = PatchLoader::of(a);
+  const BorderAxis rows = {static_cast<int>(a.step_rows * a.skip_rows),
+                           static_cast<int>(a.padding_rows),
+                           static_cast<int>(a.tap_rows),
+                           static_cast<u32>(a.tap_rows_inverse),
+                           static_cast<int>(a.reach_rows - a.height),
+                           static_cast<int>(a.cut_first_rows)};
+  const BorderAxis columns = {static_cast<int>(a.step_columns * a.skip_columns),
+                              static_cast<int>(a.padding_columns),
+                              static_cast<int>(a.tap_columns),
+                              static_cast<u32>(a.tap_columns_inverse),
+                              static_cast<int>(a.reach_columns - a.width),
+                              static_cast<int>(a.cut_first_columns)};
   TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
   Stage stage;
-  int free_stages = static_cast<int>(a.stages);
+  const int tiles = (static_cast<int>(a.pixel_tiles) - work.first_tile - 1) / work.walkers + 1;
+  int ahead =
+      tiles * slabs < static_cast<int>(a.stages) ? tiles * slabs : static_cast<int>(a.stages);
 #pragma unroll 1
-  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int patch_rows = patch_rows_of(a, start);
+    const int stack_row = start.row * static_cast<int>(a.step_rows);
+    const u32* image = a.x + start.image * (a.height * loader.row_words) +
+                       static_cast<i64>(work.channels.group) * a.group_words;
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
-      if (free_stages-- == 0) prepare_tables(work);
       wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
-      load_patch(a, start, lane, work.channels.group, slab, patch);
-      if (slab == 0) describe_rows(a, start, patch + PLANES * static_cast<int>(a.plane_bytes));
+      loader.load(a, image, stack_row, patch_rows, slab, patch);
+      if (slab == 0) describe_rows(a, start, rows, columns, patch + PLANES * loader.plane_bytes);
       const u32 full = work.shared + Layout::kFull + 8 * stage.index;
       arrive_after_copies(full);
       arrive(full);  // for what was stored without a copy
       stage.advance(a);
+      if (--ahead == 0) prepare_tables(work);
     }
-    start.advance(a, skip);
+    start.advance(a, static_cast<i64>(work.walkers) * kTileM);
   }
-  if (free_stages >= 0) prepare_tables(work);
 }
-
-// The turns of the consumers: products are issued a slab at a time, in order, so that their
-// epilogues fall at different times.
-struct Turn {
-  u32 mine;
-  u32 next;
-  u32 phase;
-
-  static __device__ Turn of(u32 base, int consumer) {
-    return {base + Layout::kTurns + 8 * consumer,
-            base + Layout::kTurns + 8 * ((consumer + 1) % CONSUMERS), consumer == 0 ? 1u : 0u};
-  }
-
-  __device__ void wait() {
-    if constexpr (CONSUMERS > 1) wait_barrier(mine, phase);
-    phase ^= 1;
-  }
-
-  __device__ void pass() const {
-    if constexpr (CONSUMERS > 1) {
-      if (threadIdx.x % 32 == 0) arrive(next);
-    }
-  }
-};
 
 // The fragments of a slab, and the set bits of this lane's share of them.
 struct Fragments {
-  u32 registers[K_STEPS][4];
+  u32 registers[kSteps][4];
 
   __device__ void load(u32 rows, u32 offsets) {
 #pragma unroll
-    for (int k = 0; k < K_STEPS; ++k) {
+    for (int k = 0; k < kSteps; ++k) {
       load_matrices(registers[k], rows + load_shared(offsets + 8 * k));
     }
   }
 
-  __device__ void count(int (&set)[2]) const {
-#pragma unroll
-    for (int k = 0; k < K_STEPS; ++k) {
-      const bool both = HALF_STEP == 0 || k < K_STEPS - 1;
-      set[0] += __popc(registers[k][0]) + (both ? __popc(registers[k][2]) : 0);
-      set[1] += __popc(registers[k][1]) + (both ? __popc(registers[k][3]) : 0);
-    }
+  __device__ void count(int k, int (&set)[2]) const {
+    const bool both = !kHalfStep || k < kSteps - 1;
+    set[0] += count_bits(registers[k][0]) + (both ? count_bits(registers[k][2]) : 0);
+    set[1] += count_bits(registers[k][1]) + (both ? count_bits(registers[k][3]) : 0);
+  }
+
+ private:
+  // In the place where it is written: between two products, which take long to issue.
+  static __device__ int count_bits(u32 word) {
+    int set;
+    asm volatile("popc.b32 %0, %1;" : "=r"(set) : "r"(word));
+    return set;
   }
 };
 
 // The products of a slab, issued; the sums are valid after wait_products.
 __device__ inline void multiply_slab(const Fragments& fragments, FilterTile<TILE_N> filters,
-                                     bool first, Sums& sums) {
+                                     bool first, Sums& sums, int (&set)[2], u32 next) {
   begin_products();
 #pragma unroll
-  for (int k = 0; k < K_STEPS; ++k) {
+  for (int k = 0; k < kSteps; ++k) {
     multiply_async(sums, fragments.registers[k], filters, k > 0 || !first);
     filters.first += FilterTile<TILE_N>::kStep;
+    fragments.count(k, set);
+    if (STAGGER == 2 && k == kSteps / 2 && next != 0 && threadIdx.x % 32 == 0) arrive(next);
   }
   commit_products();
+  if (STAGGER == 1 && next != 0 && threadIdx.x % 32 == 0) arrive(next);
 }
 
 // Sums over the four lanes that share a row.
@@ -153,7 +153,6 @@ __device__ void consume(const Work& work, int consumer) {
   sync_threads<1, kThreads>();
 
   Stage stage;
-  Turn turn = Turn::of(work.shared, consumer);
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     const i64 pixel = static_cast<i64>(tile) * kTileM + first_row + lane / 4;
@@ -185,11 +184,15 @@ __device__ void consume(const Work& work, int consumer) {
       __syncwarp();
       if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
       stage.advance(a);
-      turn.wait();
-      if (exists) multiply_slab(fragments, filters, slab == 0, sums);
-      turn.pass();
-      fragments.count(rows.set);
-      filters.first += K_STEPS * FilterTile<TILE_N>::kStep;
+      const bool begins = STAGGER > 0 && tile == work.first_tile && slab == 0;
+      const u32 turn = work.shared + Layout::kTurns + 8 * consumer;
+      if (begins && consumer > 0) wait_barrier(turn, 0);
+      if (exists)
+        multiply_slab(fragments, filters, slab == 0, sums, rows.set,
+                      begins && consumer + 1 < CONSUMERS ? turn + 8 : 0);
+      else if (begins && consumer + 1 < CONSUMERS && lane == 0)
+        arrive(turn + 8);
+      filters.first += kSteps * FilterTile<TILE_N>::kStep;
     }
     if (!exists) continue;
 #pragma unroll
@@ -223,8 +226,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       init_barrier(work.shared + Layout::kFull + 8 * i, 2 * kWarpgroup);
       init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
     }
-    for (int i = 0; i < CONSUMERS; ++i) init_barrier(work.shared + Layout::kTurns + 8 * i, 4);
     init_barrier(work.shared + Layout::kTableReady, kWarpgroup);
+    for (int i = 0; i < CONSUMERS; ++i) init_barrier(work.shared + Layout::kTurns + 8 * i, 4);
   }
   write_offsets(a, work.shared + Layout::kOffsets);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);

@@ -50,38 +50,35 @@ struct TileRow {
   }
 };
 
-// The border class of one axis: 0 where all taps are inside, then 1 to cut_first taps cut off at
-// the start, then at the end. (The plan takes no shape where both ends are cut.)
-__device__ inline int class_of(int start, i64 tap, i64 tap_inverse, i64 taps, i64 size,
-                               i64 cut_first) {
-  const int step = static_cast<int>(tap);
-  const int over = start + (static_cast<int>(taps) - 1) * step - (static_cast<int>(size) - 1);
-  if (start < 0) return divide_small(-start + step - 1, tap_inverse);
-  if (over <= 0) return 0;
-  return static_cast<int>(cut_first) + divide_small(over + step - 1, tap_inverse);
-}
+// What an axis of the border classes needs: 0 where all taps are inside, then 1 to cut_first taps
+// cut off at the start, then at the end. (The plan takes no shape where both ends are cut.)
+struct BorderAxis {
+  int step;  // of the image, from one output to the next
+  int padding;
+  int tap;
+  u32 tap_inverse;
+  int over;  // what the last tap of the first output is past the image's end, without padding
+  int cut_first;
 
-// A thread's place in every patch: a column (or every 128th), and every few rows.
-struct Lane {
-  int row;
-  int column;
-  int rows;  // from one of its rows to the next
+  __device__ int class_of(int output) const {
+    const int start = output * step - padding;
+    const int before = start < 0 ? -start + tap - 1 : 0;
+    const int past = start + over;
+    const int after = past > 0 ? past + tap - 1 : 0;
+    const int cut_before = divide(before);
+    return after > 0 ? cut_first + divide(after) : cut_before;
+  }
 
-  static __device__ Lane of(const WgmmaArguments& a) {
-    const int columns = static_cast<int>(a.patch_columns);
-    const int thread = threadIdx.x % kWarpgroup;
-    if (columns >= kWarpgroup) return {0, thread, 1};
-    const int rows = kWarpgroup / columns;
-    const int row = thread / columns;
-    return {row < rows ? row : 1 << 30, thread - row * columns, rows};
+ private:
+  __device__ int divide(int value) const {
+    return tap_inverse == 0 ? value : static_cast<int>(__umulhi(value, tap_inverse));
   }
 };
 
 // COPY_WORDS words of one entry of a patch. `source` counts words of the group.
 __device__ inline void copy_piece(const WgmmaArguments& a, u32 target, const u32* words, int source,
                                   bool exists, bool inside) {
-  if (a.slabs == 1 && !exists) return;  // the patches were clear from the start
-  const bool ones = exists && !inside && a.pad_value > 0;
+  const bool ones = PAD_ONES && exists && !inside;
 #if MASKED
   // A user's tensor may have anything in the tails, so the words pass through registers.
   u32 value = ones ? ~0u : 0u;
@@ -98,94 +95,135 @@ __device__ inline void copy_piece(const WgmmaArguments& a, u32 target, const u32
 #endif
 }
 
-// The entry of a pixel: its planes, or (WORD_TAPS > 1) the pixel and those that the next taps see.
-__device__ inline void copy_entry(const WgmmaArguments& a, u32 target, const u32* words, int column,
-                                  bool row_inside, int slab) {
-  const int group_words = static_cast<int>(a.group_words);
-  const int width = static_cast<int>(a.width);
+// What a thread needs for its share of every patch: a column (or every 128th) and every few rows.
+struct PatchLoader {
+  int first_row;
+  int first_column;
+  int rows_apart;
+  int columns;
+  int pixel_words;
+  int row_words;  // of the image
+  int height;
+  int width;
+  int image_rows;  // of the padded image
+  int image_rows_inverse;
+  int skip_rows;
+  int padding_rows;
+  int plane_bytes;
+  int tap_step;  // columns of the image from one tap to the next
+  int group_words;
+
+  static __device__ PatchLoader of(const WgmmaArguments& a) {
+    PatchLoader loader;
+    const int thread = threadIdx.x % kWarpgroup;
+    loader.columns = static_cast<int>(a.patch_columns);
+    const bool wide = loader.columns >= kWarpgroup;
+    loader.rows_apart = wide ? 1 : kWarpgroup / loader.columns;
+    const int row = wide ? 0 : thread / loader.columns;
+    loader.first_row = row < loader.rows_apart ? row : 1 << 20;  // past every patch
+    loader.first_column = wide ? thread : thread - row * loader.columns;
+    loader.pixel_words = static_cast<int>(a.groups * a.group_words);
+    loader.row_words = static_cast<int>(a.width) * loader.pixel_words;
+    loader.height = static_cast<int>(a.height);
+    loader.width = static_cast<int>(a.width);
+    loader.image_rows = static_cast<int>(a.patch_rows);
+    loader.image_rows_inverse = static_cast<int>(a.patch_rows_inverse);
+    loader.skip_rows = static_cast<int>(a.skip_rows);
+    loader.padding_rows = static_cast<int>(a.padding_rows);
+    loader.plane_bytes = static_cast<int>(a.plane_bytes);
+    loader.tap_step = static_cast<int>(a.tap_columns * a.skip_columns);
+    loader.group_words = static_cast<int>(a.group_words);
+    keep(loader.first_row);
+    keep(loader.first_column);
+    keep(loader.rows_apart);
+    keep(loader.columns);
+    keep(loader.pixel_words);
+    keep(loader.row_words);
+    keep(loader.height);
+    keep(loader.image_rows);
+    keep(loader.image_rows_inverse);
+    keep(loader.skip_rows);
+    keep(loader.padding_rows);
+    keep(loader.plane_bytes);
+    return loader;
+  }
+
+  // The entry of a pixel: its planes, or (WORD_TAPS > 1) the pixel and those that the next taps
+  // see. What no copy reaches is clear from the start.
+  __device__ void copy_entry(const WgmmaArguments& a, u32 target, const u32* words, int column,
+                             bool row_inside, int slab) const {
 #pragma unroll
-  for (int plane = 0; plane < PLANES; ++plane) {
+    for (int plane = 0; plane < PLANES; ++plane) {
 #pragma unroll
-    for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
-      const u32 to = target + plane * static_cast<int>(a.plane_bytes) + word * 4;
-      if constexpr (WORD_TAPS > 1) {
-        constexpr int kTapWords = kChunkWords / WORD_TAPS;
-        const int columns = static_cast<int>(a.kernel_columns);
-        const int held = plane == 1            ? columns % WORD_TAPS
-                         : columns < WORD_TAPS ? columns
-                                               : WORD_TAPS;
-        const int tap = word / kTapWords;
-        const int step = tap * static_cast<int>(a.tap_columns * a.skip_columns);
-        const int source = word % kTapWords;
-        copy_piece(a, to, words + step * static_cast<int>(a.groups * a.group_words) + source,
-                   source, tap < held && source < group_words,
-                   row_inside && static_cast<u32>(column + step) < static_cast<u32>(width));
-      } else {
-        const int source = (slab * PLANES + plane) * kChunkWords + word;
-        copy_piece(a, to, words + source, source, source < group_words,
-                   row_inside && static_cast<u32>(column) < static_cast<u32>(width));
+      for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
+        const u32 to = target + plane * plane_bytes + word * 4;
+        if constexpr (WORD_TAPS > 1) {
+          constexpr int kTapWords = kChunkWords / WORD_TAPS;
+          const int held =
+              plane == PLANES - 1 ? KERNEL_COLUMNS - (kRowPieces - 1) * WORD_TAPS : WORD_TAPS;
+          const int tap = word / kTapWords;
+          const int source = word % kTapWords;
+          if (tap < held) {
+            const int shifted = column + tap * tap_step;
+            copy_piece(a, to, words + tap * tap_step * pixel_words + source, source, true,
+                       row_inside && static_cast<u32>(shifted) < static_cast<u32>(width));
+          }
+        } else {
+          const int source = (slab * PLANES + plane) * kChunkWords + word;
+          copy_piece(a, to, words + plane * kChunkWords + word, source,
+                     !PARTIAL || source < group_words, row_inside);
+        }
       }
     }
   }
-}
+
+  // From a row of the padded stack of images on; `image` points to the group's words of the first
+  // image of the stack.
+  __device__ void load(const WgmmaArguments& a, const u32* image, int stack_row, int rows, int slab,
+                       u32 stage) const {
+    for (int column = first_column; column < columns; column += kWarpgroup) {
+      const int image_column =
+          column * static_cast<int>(a.skip_columns) - static_cast<int>(a.padding_columns);
+      const bool column_inside =
+          WORD_TAPS > 1 || static_cast<u32>(image_column) < static_cast<u32>(width);
+      const u32* words = image + image_column * pixel_words + slab * (PLANES * kChunkWords);
+      u32 target = stage + (first_row * columns + column) * kChunkBytes;
+#pragma unroll 2
+      for (int row = first_row; row < rows; row += rows_apart) {
+        const int at = stack_row + row;
+        const int images = divide_small(at, image_rows_inverse);
+        const int image_row = (at - images * image_rows) * skip_rows - padding_rows;
+        const bool inside = column_inside && static_cast<u32>(image_row) < static_cast<u32>(height);
+        const int offset = (images * height + image_row) * row_words;
+        copy_entry(a, target, words + offset, image_column, inside, slab);
+        target += rows_apart * columns * kChunkBytes;
+      }
+    }
+  }
+};
 
 // Rows of the patch of a tile, down to the last that its last pixel reads.
-__device__ inline int patch_rows(const WgmmaArguments& a, const TileStart& start) {
+__device__ inline int patch_rows_of(const WgmmaArguments& a, const TileStart& start) {
   const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
   const int last = left < kTileM ? static_cast<int>(left) - 1 : kTileM - 1;
   return TileRow::at(a, start, last).patch_row + static_cast<int>(a.reach_rows);
 }
 
-// This thread's share of a patch.
-__device__ inline void load_patch(const WgmmaArguments& a, const TileStart& start, const Lane& lane,
-                                  int group, int slab, u32 stage) {
-  const int rows = patch_rows(a, start);
-  const int columns = static_cast<int>(a.patch_columns);
-  const int pixel_words = static_cast<int>(a.groups * a.group_words);
-  const int row_words = static_cast<int>(a.width) * pixel_words;
-  const u32* image_words =
-      a.x + start.image * (a.height * row_words) + static_cast<i64>(group) * a.group_words;
-  const int first_row = start.row * static_cast<int>(a.step_rows);
-  for (int column = lane.column; column < columns; column += kWarpgroup) {
-    const int image_column =
-        column * static_cast<int>(a.skip_columns) - static_cast<int>(a.padding_columns);
-    u32 target = stage + (lane.row * columns + column) * kChunkBytes;
-#pragma unroll 2
-    for (int row = lane.row; row < rows; row += lane.rows) {
-      const int image = divide_small(first_row + row, a.patch_rows_inverse);
-      const int image_row = (first_row + row - image * static_cast<int>(a.patch_rows)) *
-                                static_cast<int>(a.skip_rows) -
-                            static_cast<int>(a.padding_rows);
-      const int offset =
-          (image * static_cast<int>(a.height) + image_row) * row_words + image_column * pixel_words;
-      copy_entry(a, target, image_words + offset, image_column,
-                 static_cast<u32>(image_row) < static_cast<u32>(a.height), slab);
-      target += lane.rows * columns * kChunkBytes;
-    }
-  }
-}
-
 // The words of the tile's rows. Rows past the last pixel read the first pixel's.
-__device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start, u32 target) {
+__device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start,
+                                     const BorderAxis& rows, const BorderAxis& columns,
+                                     u32 target) {
   const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
 #pragma unroll
   for (int first = 0; first < kTileM; first += kWarpgroup) {
     const int index = first + threadIdx.x % kWarpgroup;
-    if (index >= kTileM) break;
+    if (kTileM % kWarpgroup != 0 && index >= kTileM) break;
     const TileRow row = TileRow::at(a, start, index < left ? index : 0);
     const int entry = row.patch_row * static_cast<int>(a.patch_columns) +
                       row.column * static_cast<int>(a.step_columns);
     int border = 0;
     if (Layout::classes(a) > 1) {
-      const int top =
-          row.row * static_cast<int>(a.step_rows * a.skip_rows) - static_cast<int>(a.padding_rows);
-      const int left_edge = row.column * static_cast<int>(a.step_columns * a.skip_columns) -
-                            static_cast<int>(a.padding_columns);
-      border =
-          class_of(top, a.tap_rows, a.tap_rows_inverse, a.kernel_rows, a.height, a.cut_first_rows) *
-              Layout::column_classes(a) +
-          class_of(left_edge, a.tap_columns, a.tap_columns_inverse, a.kernel_columns, a.width,
-                   a.cut_first_columns);
+      border = rows.class_of(row.row) * Layout::column_classes(a) + columns.class_of(row.column);
     }
     store_shared(target + 4 * index, static_cast<u32>(entry) | static_cast<u32>(border) << 16);
   }

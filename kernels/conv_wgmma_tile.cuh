@@ -4,14 +4,15 @@
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
 //   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
+//   KERNEL_ROWS, KERNEL_COLUMNS
 //   WORD_TAPS   taps of a kernel row that share 16 bytes of depth: 4, 2 or 1 for groups of one
 //               word, of two, of more
-//   PLANES      16-byte planes of a patch: pieces of the channels (WORD_TAPS 1), or the whole
-//               taps and the rest of a kernel row
-//   K_STEPS     matrix products of a slab, 256 bits of depth each
-//   HALF_STEP   1 where the last of them has only 128 bits
+//   PLANES      16-byte planes of a patch: pieces of the channels (WORD_TAPS 1), or as many whole
+//               taps as fit and the rest of a kernel row
+//   PARTIAL     1 where the last planes have fewer words of the channels (WORD_TAPS 1)
 //   COPY_WORDS  words of one asynchronous copy; divides group_words and 4
 //   STORES      how floats are stored: kWide, kSingle or kPixels
+//   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a group's last word has a tail
 //
 // The depth is cut into slabs of PLANES * 128 channels. A patch is what a tile of pixels reads of
@@ -42,14 +43,11 @@ struct WgmmaArguments {
   i64 out_channels;
   i64 out_height;
   i64 out_width;
-  i64 kernel_rows;
-  i64 kernel_columns;
   i64 padding_rows;
   i64 padding_columns;
   i64 groups;
   i64 group_channels;
   i64 group_words;
-  i64 pad_value;
   i64 channel_tiles;
   i64 pixel_tiles;
   i64 slabs;
@@ -63,7 +61,8 @@ struct WgmmaArguments {
   i64 out_width_inverse;
   i64 out_height_inverse;
   i64 reach_rows;  // rows of the padded image under one output pixel
-  i64 step_rows;   // rows of the padded image from one output row to the next
+  i64 reach_columns;
+  i64 step_rows;  // rows of the padded image from one output row to the next
   i64 step_columns;
   i64 skip_rows;  // rows of the image from one row of the padded image to the next
   i64 skip_columns;
@@ -83,14 +82,21 @@ struct WgmmaArguments {
 // 8 channels of a pixel at once, channel by channel, or pixels innermost (contiguous output).
 enum Stores { kWide, kSingle, kPixels };
 
+#ifndef STAGGER
+#define STAGGER 0
+#endif
 constexpr int kProductM = 64;
 constexpr int kTileM = kProductM * CONSUMERS;
 constexpr int kWarpgroup = 128;
 constexpr int kThreads = kWarpgroup * (1 + CONSUMERS);
 constexpr int kChunkBytes = 16;  // 128 bits of depth: half a step
 constexpr int kChunkWords = 4;
-constexpr int kSlabChunks = 2 * K_STEPS;
-constexpr int kUsedChunks = kSlabChunks - HALF_STEP;
+constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
+constexpr int kRowPieces = (KERNEL_COLUMNS + WORD_TAPS - 1) / WORD_TAPS;  // WORD_TAPS > 1
+constexpr int kUsedChunks = WORD_TAPS > 1 ? KERNEL_ROWS * kRowPieces : kTaps * PLANES;
+constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
+constexpr int kSlabChunks = 2 * kSteps;
+constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
 constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
 constexpr int kMaxStages = 8;
 
@@ -115,22 +121,21 @@ struct Layout {
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
   static constexpr int kTurns = kEmpty + 8 * kMaxStages;
   static constexpr int kTableReady = kTurns + 8 * 4;
-  static constexpr int kOffsets = kTableReady + 8 + 24;                       // u32 [2 * K_STEPS]
+  static constexpr int kOffsets = kTableReady + 16;                           // u32 [kSlabChunks]
   static constexpr int kAlpha = (kOffsets + 4 * kSlabChunks + 15) / 16 * 16;  // float [TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
   static constexpr int kTable = kAddend + 4 * TILE_N;  // float [classes][TILE_N]
 
-  int counted;  // int [kernel_rows][kernel_columns][TILE_N], sums up to a tap
+  int counted;  // int [kTaps][TILE_N], sums up to a tap
   int filters;
   int patches;
 
   static __device__ Layout of(const WgmmaArguments& a) {
-    const int taps = static_cast<int>(a.kernel_rows * a.kernel_columns);
     Layout layout;
     layout.counted = kTable + 4 * TILE_N * classes(a);
-    layout.filters = (layout.counted + 4 * TILE_N * taps + 127) / 128 * 128;
+    layout.filters = (layout.counted + 4 * TILE_N * kTaps + 127) / 128 * 128;
     layout.patches = layout.filters + static_cast<int>(a.slabs) * kSlabChunks * kFilterChunkBytes;
     return layout;
   }
@@ -172,6 +177,9 @@ __device__ inline int column_of(int channel) {
 
 // A patch is followed by a word a row of the tile: the patch's pixel under the row's first tap in
 // the low half, its border class in the high one.
+
+// Keeps a value in its register, where the compiler would rather load or compute it again.
+__device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
 
 __device__ inline u32 load_shared(u32 address) {
   u32 value;

@@ -3,40 +3,18 @@
 
 #include "conv_wgmma_tile.cuh"
 
-// A filter as lines of 16-byte pieces: a line is a tap, or (WORD_TAPS > 1) a row of taps.
-struct Lines {
-  int count;
-  int words;   // of a line
-  int pieces;  // of a line, those that only fill up the last slab included
-
-  static __device__ Lines of(const WgmmaArguments& a) {
-    if constexpr (WORD_TAPS > 1) {
-      const int words = static_cast<int>(a.kernel_columns * a.group_words);
-      return {static_cast<int>(a.kernel_rows), words, (words + kChunkWords - 1) / kChunkWords};
-    }
-    return {static_cast<int>(a.kernel_rows * a.kernel_columns), static_cast<int>(a.group_words),
-            static_cast<int>(a.slabs) * PLANES};
-  }
-
-  // The chunk of depth that a piece is.
-  __device__ int chunk(int line, int piece) const {
-    if constexpr (WORD_TAPS > 1) return line * pieces + piece;
-    return piece / PLANES * kSlabChunks + line * PLANES + piece % PLANES;
-  }
-};
-
-__device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, const u32* words,
-                                         int first_word, int line_words, bool exists) {
+// One 16-byte piece of a filter; words from `existing` on are clear.
+__device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, const u32* filter,
+                                         int first_word, int existing) {
 #pragma unroll
   for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
-    const bool copied = exists && first_word + word < line_words;
 #if MASKED
     const int group_words = static_cast<int>(a.group_words);
-    u32 value = copied ? words[word] : 0u;
+    u32 value = word < existing ? filter[first_word + word] : 0u;
     if ((first_word + word) % group_words == group_words - 1) value &= tail_mask(a.group_channels);
     store_shared(target + 4 * word, value);
 #else
-    copy_async<COPY_WORDS * 4>(target + 4 * word, words + word, copied);
+    copy_async<COPY_WORDS * 4>(target + 4 * word, filter + first_word + word, word < existing);
 #endif
   }
 }
@@ -50,35 +28,34 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
   constexpr int kWarpsPerBlock = kWarps > kBlocks ? kWarps / kBlocks : 1;
   const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
   const int lane = threadIdx.x % 32;
-  const Lines lines = Lines::of(a);
-  const int filter_words = lines.count * lines.words;
+  const int group_words = static_cast<int>(a.group_words);
   for (int block = warp % kBlocks; block < kBlocks && warp / kBlocks < kWarpsPerBlock;
        block += kWarps) {
     const int channel = block * 16 + lane % 16;
-    const u32* filter = a.weight + static_cast<i64>(channels.first + channel) * filter_words;
-    const u32 column = target + column_of(channel) * kChunkBytes;
-    int line = 0;
-    int piece = lane / 16 + 2 * (warp / kBlocks);
-#pragma unroll 2
-    while (true) {
-      while (piece >= lines.pieces) {
-        piece -= lines.pieces;
-        ++line;
+    const bool exists = channel < channels.count;
+    const u32* filter =
+        a.weight + static_cast<i64>(channels.first + channel) * (kTaps * group_words);
+    u32 to = target + column_of(channel) * kChunkBytes;
+    for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
+#pragma unroll 4
+      for (int chunk = lane / 16 + 2 * (warp / kBlocks); chunk < kSlabChunks;
+           chunk += 2 * kWarpsPerBlock) {
+        int first_word, existing;
+        if constexpr (WORD_TAPS > 1) {
+          const int column = chunk % kRowPieces * WORD_TAPS;
+          const int taps =
+              KERNEL_COLUMNS - column < WORD_TAPS ? KERNEL_COLUMNS - column : WORD_TAPS;
+          first_word = (chunk / kRowPieces * KERNEL_COLUMNS + column) * group_words;
+          existing = taps * group_words;
+        } else {
+          const int word = (slab * PLANES + chunk % PLANES) * kChunkWords;
+          first_word = chunk / PLANES * group_words + word;
+          existing = PARTIAL ? group_words - word : kChunkWords;
+        }
+        copy_filter_piece(a, to + chunk * kFilterChunkBytes, filter, first_word,
+                          exists && chunk < kUsedChunks ? existing : 0);
       }
-      if (line >= lines.count) break;
-      copy_filter_piece(a, column + lines.chunk(line, piece) * kFilterChunkBytes,
-                        filter + line * lines.words + piece * kChunkWords, piece * kChunkWords,
-                        lines.words, channel < channels.count);
-      piece += 2 * kWarpsPerBlock;
-    }
-  }
-  if constexpr (HALF_STEP) {
-    for (int item = threadIdx.x - kWarpgroup; item < static_cast<int>(a.slabs) * TILE_N;
-         item += kThreads - kWarpgroup) {
-      const int chunk = item / TILE_N * kSlabChunks + kUsedChunks;
-      const u32 to = target + (chunk * TILE_N + item % TILE_N) * kChunkBytes;
-#pragma unroll
-      for (int word = 0; word < kChunkWords; ++word) store_shared(to + 4 * word, 0);
+      to += kSlabChunks * kFilterChunkBytes;
     }
   }
 }
@@ -87,18 +64,16 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
 __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
   const int chunk = threadIdx.x;
   if (chunk >= kSlabChunks) return;
-  const int columns = static_cast<int>(a.kernel_columns);
   int plane, row, column;
   if constexpr (WORD_TAPS > 1) {
-    const int chunks = (columns + WORD_TAPS - 1) / WORD_TAPS;
-    row = chunk / chunks;
-    column = chunk % chunks * WORD_TAPS;
-    plane = columns >= WORD_TAPS && column + WORD_TAPS > columns ? 1 : 0;
+    row = chunk / kRowPieces;
+    column = chunk % kRowPieces * WORD_TAPS;
+    plane = chunk % kRowPieces == kRowPieces - 1 ? PLANES - 1 : 0;
   } else {
     const int tap = chunk / PLANES;
     plane = chunk % PLANES;
-    row = tap / columns;
-    column = tap % columns;
+    row = tap / KERNEL_COLUMNS;
+    column = tap % KERNEL_COLUMNS;
   }
   const int pixel = row * static_cast<int>(a.tap_rows * a.patch_columns) +
                     column * static_cast<int>(a.tap_columns);
@@ -107,26 +82,25 @@ __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
 }
 
 // Set bits of one tap of the filter in a column.
-__device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int row, int tap_column,
-                               int column) {
+__device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int row, int column,
+                               int filter) {
   int set = 0;
   if constexpr (WORD_TAPS > 1) {
     constexpr int kTapWords = kChunkWords / WORD_TAPS;
-    const int chunks = (static_cast<int>(a.kernel_columns) + WORD_TAPS - 1) / WORD_TAPS;
-    const int chunk = row * chunks + tap_column / WORD_TAPS;
+    const int chunk = row * kRowPieces + column / WORD_TAPS;
     const u32* words =
-        reinterpret_cast<const u32*>(filters + (chunk * TILE_N + column) * kChunkBytes) +
-        tap_column % WORD_TAPS * kTapWords;
+        reinterpret_cast<const u32*>(filters + (chunk * TILE_N + filter) * kChunkBytes) +
+        column % WORD_TAPS * kTapWords;
 #pragma unroll
     for (int i = 0; i < kTapWords; ++i) set += __popc(words[i]);
   } else {
-    const int tap = row * static_cast<int>(a.kernel_columns) + tap_column;
+    const int tap = row * KERNEL_COLUMNS + column;
     for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
 #pragma unroll
       for (int plane = 0; plane < PLANES; ++plane) {
         const int chunk = slab * kSlabChunks + tap * PLANES + plane;
         const uint4 words =
-            *reinterpret_cast<const uint4*>(filters + (chunk * TILE_N + column) * kChunkBytes);
+            *reinterpret_cast<const uint4*>(filters + (chunk * TILE_N + filter) * kChunkBytes);
         set += __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
       }
     }
@@ -136,34 +110,36 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
 
 // Per tap (group_channels - 2 popc(filter)), summed over the taps above and to the left of one.
 struct CountedTaps {
-  int* sums;  // [kernel_rows][kernel_columns][TILE_N], of this thread's channel
-  int rows;
-  int columns;
-
-  __device__ int* at(int row, int column) const { return sums + (row * columns + column) * TILE_N; }
+  int* sums;  // [KERNEL_ROWS][KERNEL_COLUMNS][TILE_N], of this thread's channel
 
   __device__ int before(int row, int column) const {
-    return row > 0 && column > 0 ? *at(row - 1, column - 1) : 0;
+    const int tap = (row - 1) * KERNEL_COLUMNS + column - 1;
+    return row > 0 && column > 0 ? sums[tap * TILE_N] : 0;
   }
 
-  __device__ void count(const WgmmaArguments& a, const u8* filters, int filter_column) const {
-    for (int row = 0; row < rows; ++row) {
+  __device__ void count(const WgmmaArguments& a, const u8* filters, int filter) const {
+    int above[KERNEL_COLUMNS] = {};
+#pragma unroll
+    for (int row = 0; row < KERNEL_ROWS; ++row) {
       int sum = 0;
-      for (int column = 0; column < columns; ++column) {
-        sum += static_cast<int>(a.group_channels) -
-               2 * tap_bits(a, filters, row, column, filter_column);
-        *at(row, column) = sum + before(row, column + 1);
+#pragma unroll
+      for (int column = 0; column < KERNEL_COLUMNS; ++column) {
+        sum += static_cast<int>(a.group_channels) - 2 * tap_bits(a, filters, row, column, filter);
+        above[column] += sum;
+        sums[(row * KERNEL_COLUMNS + column) * TILE_N] = above[column];
       }
     }
   }
 
-  // Of the taps that a pair of border classes leaves (class_of).
+  // Of the taps that a pair of border classes leaves (BorderAxis::class_of).
   __device__ int left_by(const WgmmaArguments& a, int row_class, int column_class) const {
-    const int top = row_class <= a.cut_first_rows ? row_class : 0;
-    const int bottom = rows - (row_class - top == 0 ? 0 : row_class - (int)a.cut_first_rows);
-    const int left = column_class <= a.cut_first_columns ? column_class : 0;
+    const int rows_first = static_cast<int>(a.cut_first_rows);
+    const int columns_first = static_cast<int>(a.cut_first_columns);
+    const int top = row_class <= rows_first ? row_class : 0;
+    const int bottom = KERNEL_ROWS - (row_class > rows_first ? row_class - rows_first : 0);
+    const int left = column_class <= columns_first ? column_class : 0;
     const int right =
-        columns - (column_class - left == 0 ? 0 : column_class - (int)a.cut_first_columns);
+        KERNEL_COLUMNS - (column_class > columns_first ? column_class - columns_first : 0);
     return before(bottom, right) - before(top, right) - before(bottom, left) + before(top, left);
   }
 };
@@ -227,8 +203,7 @@ __device__ inline void build_tables(const WgmmaArguments& a, const Channels& cha
   for (int i = 0; i < kPasses; ++i) {
     const int channel = i * kWarpgroup + thread;
     if (channel >= TILE_N) break;
-    const CountedTaps taps = {counted + channel, static_cast<int>(a.kernel_rows),
-                              static_cast<int>(a.kernel_columns)};
+    const CountedTaps taps = {counted + channel};
     taps.count(a, filters, column_of(channel));
     u32 entry = shared + Layout::kTable + 4 * channel;
     for (int row = 0; row < Layout::row_classes(a); ++row) {

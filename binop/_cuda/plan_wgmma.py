@@ -182,7 +182,7 @@ class Memory:
         plane = patch_pixels(*_axes(geometry), tile.pixels) * _CHUNK_BYTES
         stage = divide_up(depth.planes * plane + 4 * tile.pixels, 128) * 128
         slab_chunks = 2 * depth.steps
-        barriers = 8 * (2 * _MAX_STAGES + 4) + 32
+        barriers = 8 * (2 * _MAX_STAGES + 4) + 16
         offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
         taps = math.prod(geometry.kernel)
         constants = offsets + 4 * tile.channels * (2 + classes + taps)
@@ -312,14 +312,11 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "out_channels": geometry.out_channels,
         "out_height": rows.out,
         "out_width": columns.out,
-        "kernel_rows": rows.kernel,
-        "kernel_columns": columns.kernel,
         "padding_rows": rows.padding,
         "padding_columns": columns.padding,
         "groups": geometry.groups,
         "group_channels": geometry.group_channels,
         "group_words": group_words,
-        "pad_value": call.pad_value,
         "channel_tiles": channel_tiles,
         "pixel_tiles": pixel_tiles,
         "slabs": depth.slabs,
@@ -333,6 +330,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "out_width_inverse": _inverse(columns.out),
         "out_height_inverse": _inverse(rows.out),
         "reach_rows": rows.reach,
+        "reach_columns": columns.reach,
         "step_rows": rows.step,
         "step_columns": columns.step,
         "skip_rows": rows.skip,
@@ -349,10 +347,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "cut_first_columns": border[2],
         "cut_last_columns": border[3],
     }
-    masked = geometry.group_channels % WORD_BITS != 0
-    copy_words = 1 if masked else math.gcd(4, group_words, max(1, call.alignment // 4))
     return Launch(
-        wgmma_kernel(call, geometry.out_channels % 8 == 0, tile, depth, copy_words, masked),
+        wgmma_kernel(geometry, call, tile),
         walkers * channel_tiles,
         tile.threads,
         memory.fixed + stages * memory.stage,
@@ -367,22 +363,27 @@ def _inverse(divisor: int) -> int:
     return 0 if divisor == 1 else 2**32 // divisor + 1
 
 
-def wgmma_kernel(
-    call: ConvCall, wide: bool, tile: WgmmaTile, depth: Depth, copy_words: int, masked: bool
-) -> Kernel:
-    stores = "kPixels" if not call.channels_last else "kWide" if wide else "kSingle"
+def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> Kernel:
+    depth = Depth.of(geometry)
+    words = word_count(geometry.group_channels)
+    masked = geometry.group_channels % WORD_BITS != 0
+    stores = "kPixels"
+    if call.out == "bits" or call.channels_last:
+        stores = "kWide" if call.out == "bits" or geometry.out_channels % 8 == 0 else "kSingle"
     return Kernel(
         "conv_wgmma.cu",
         (
             ("OUT", call.out),
             ("TILE_N", tile.channels),
             ("CONSUMERS", tile.consumers),
+            ("KERNEL_ROWS", geometry.kernel[0]),
+            ("KERNEL_COLUMNS", geometry.kernel[1]),
             ("WORD_TAPS", depth.word_taps),
             ("PLANES", depth.planes),
-            ("K_STEPS", depth.steps),
-            ("HALF_STEP", depth.chunks % 2),
-            ("COPY_WORDS", copy_words),
+            ("PARTIAL", int(depth.word_taps == 1 and words % (_CHUNK_WORDS * depth.planes) != 0)),
+            ("COPY_WORDS", 1 if masked else math.gcd(4, words, max(1, call.alignment // 4))),
             ("MASKED", int(masked)),
-            ("STORES", "kWide" if call.out == "bits" else stores),
+            ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
+            ("STORES", stores),
         ),
     )
