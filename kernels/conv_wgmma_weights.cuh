@@ -37,7 +37,7 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
         a.weight + static_cast<i64>(channels.first + channel) * (kTaps * group_words);
     u32 to = target + column_of(channel) * kChunkBytes;
     for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
-#pragma unroll 4
+#pragma unroll 1
       for (int chunk = lane / 16 + 2 * (warp / kBlocks); chunk < kSlabChunks;
            chunk += 2 * kWarpsPerBlock) {
         int first_word, existing;
@@ -60,10 +60,9 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
   }
 }
 
-// Where the depth's chunks lie in a patch, from the pixel under the first tap, in bytes.
-__device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
-  const int chunk = threadIdx.x;
-  if (chunk >= kSlabChunks) return;
+// The distance of a chunk of depth, in a patch, from the pixel under the first tap, in bytes.
+__device__ inline u32 chunk_offset(const WgmmaArguments& a, int chunk) {
+  if (chunk >= kUsedChunks) chunk = 0;  // its filter is clear
   int plane, row, column;
   if constexpr (WORD_TAPS > 1) {
     row = chunk / kRowPieces;
@@ -77,8 +76,22 @@ __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
   }
   const int pixel = row * static_cast<int>(a.tap_rows * a.patch_columns) +
                     column * static_cast<int>(a.tap_columns);
-  const int offset = plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
-  store_shared(target + 4 * chunk, chunk < kUsedChunks ? offset : 0);
+  return plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
+}
+
+// For every step: the offsets of its two chunks; if LINEAR, what its product adds to the `low` of a
+// patch (multiply_wide.cuh), twice.
+__device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
+  const int chunk = threadIdx.x;
+  if (chunk >= kSlabChunks) return;
+  u32 value = chunk_offset(a, chunk);
+  if constexpr (LINEAR) {
+    const u32 first = chunk_offset(a, chunk & ~1);
+    const u32 second = chunk_offset(a, chunk | 1);
+    const u32 distance = second > first ? second - first : 0;
+    value = first >> 4 | distance >> 4 << 16;
+  }
+  store_shared(target + 4 * chunk, value);
 }
 
 // Set bits of one tap of the filter in a column.
@@ -118,15 +131,13 @@ struct CountedTaps {
   }
 
   __device__ void count(const WgmmaArguments& a, const u8* filters, int filter) const {
-    int above[KERNEL_COLUMNS] = {};
-#pragma unroll
+#pragma unroll 1
     for (int row = 0; row < KERNEL_ROWS; ++row) {
       int sum = 0;
-#pragma unroll
+#pragma unroll 1
       for (int column = 0; column < KERNEL_COLUMNS; ++column) {
         sum += static_cast<int>(a.group_channels) - 2 * tap_bits(a, filters, row, column, filter);
-        above[column] += sum;
-        sums[(row * KERNEL_COLUMNS + column) * TILE_N] = above[column];
+        sums[(row * KERNEL_COLUMNS + column) * TILE_N] = sum + before(row, column + 1);
       }
     }
   }
@@ -199,16 +210,20 @@ __device__ inline void build_tables(const WgmmaArguments& a, const Channels& cha
   const u8* filters = static_cast<u8*>(__cvta_shared_to_generic(shared + layout.filters));
   int* counted = static_cast<int*>(__cvta_shared_to_generic(shared + layout.counted));
   const int column_classes = Layout::column_classes(a);
-#pragma unroll
+#pragma unroll 1  // like all that runs once: loops, so that little code comes from memory
   for (int i = 0; i < kPasses; ++i) {
     const int channel = i * kWarpgroup + thread;
     if (channel >= TILE_N) break;
     const CountedTaps taps = {counted + channel};
     taps.count(a, filters, column_of(channel));
     u32 entry = shared + Layout::kTable + 4 * channel;
+#pragma unroll 1
     for (int row = 0; row < Layout::row_classes(a); ++row) {
+#pragma unroll 1
       for (int column = 0; column < column_classes; ++column) {
-        const float value = table_entry<Out>(taps.left_by(a, row, column), thresholds[i]);
+        const float value =
+            table_entry<Out>(taps.left_by(a, row, column),
+                             kPasses > 1 && i > 0 ? thresholds[kPasses - 1] : thresholds[0]);
         store_shared(entry, __float_as_uint(value));
         entry += 4 * TILE_N;
       }
