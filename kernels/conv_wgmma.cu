@@ -162,17 +162,17 @@ struct Turns {
     }
   }
 
-  __device__ void multiply(u32 first_row, u32 offsets, FilterTile<TILE_N> filters, bool first,
-                           Sums& sums) {
-    u32 low[kSteps];
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) low[k] = (first_row >> 4) + load_shared(offsets + 8 * k);
+  __device__ void multiply(const WgmmaArguments& a, u32 first_row, FilterTile<TILE_N> filters,
+                           bool first, Sums& sums) {
+    // From lane 0, so that the compiler knows it to be the same in all: the operands' addresses
+    // then stay in uniform registers, where the products read them.
+    const u32 low = __shfl_sync(kAllLanes, first_row >> 4, 0);
     wait();
     begin_products();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       if (k == kSteps - 1) pass();  // the last product covers the way to the next consumer
-      multiply_async(sums, low[k], filters, k > 0 || !first);
+      multiply_async(sums, low + linear_step(a, k), filters, k > 0 || !first);
       filters.low += FilterTile<TILE_N>::kStep;
     }
     commit_products();
@@ -200,14 +200,15 @@ __device__ void consume(const Work& work, int consumer) {
   const int lane = threadIdx.x % 32;
   const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;
   const int slabs = static_cast<int>(a.slabs);
-  const u32 offsets = work.shared + Layout::kOffsets + (LINEAR ? 0 : lane / 16 * 4);
+  const u32 offsets = work.shared + Layout::kOffsets + lane / 16 * 4;
   const u32 counts = PLANES * static_cast<int>(a.plane_bytes);
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
   wait_copies<0>();
   publish_to_products();
-  sync_threads<1, kThreads>();
+  tell_producers();
+  sync_threads<kFiltersForConsumers, kThreads - kWarpgroup>();
 
   TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
   Turns turns = Turns::of(work.shared, consumer);
@@ -226,7 +227,7 @@ __device__ void consume(const Work& work, int consumer) {
       if constexpr (LINEAR) {
         set += bits_under_taps(a, patch + counts + 4 * row.entry);
         const int entry = start.column + consumer * kProductM;
-        turns.multiply(patch + entry * kChunkBytes, offsets, filters, slab == 0, sums);
+        turns.multiply(a, patch + entry * kChunkBytes, filters, slab == 0, sums);
         wait_products();
       } else {
         if (slab > 0) wait_products();  // they read the registers that are loaded now
@@ -282,11 +283,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(work.shared + Layout::kTableReady, kWarpgroup);
     for (int i = 0; i < CONSUMERS; ++i) init_barrier(work.shared + Layout::kTurns + 8 * i, 4);
   }
-  write_offsets(a, work.shared + Layout::kOffsets);
+  if (!LINEAR) write_offsets(a, work.shared + Layout::kOffsets);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   __syncthreads();
 
-  const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  // The same in all lanes, and known to be.
+  const int warpgroup = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   if (warpgroup == 0) {
     if constexpr (CONSUMERS > 1) give_registers<kProducerRegisters>();
     produce(work);

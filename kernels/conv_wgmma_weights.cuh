@@ -19,6 +19,17 @@ __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, co
   }
 }
 
+// Barriers of the block (0 is that of __syncthreads).
+constexpr int kFiltersForProducers = 1;
+constexpr int kFiltersForConsumers = 2;
+
+// The consumers load the filters; the producers, who count their bits, need not keep them waiting.
+__device__ inline void tell_producers() {
+  asm volatile("bar.arrive %0, %1;" : : "n"(kFiltersForProducers), "n"(kThreads) : "memory");
+}
+
+__device__ inline void wait_for_filters() { sync_threads<kFiltersForProducers, kThreads>(); }
+
 // Called by the consumers; the filters are there once all of them have waited for their copies.
 // A warp copies two pieces of 16 filters at a time: whole sectors of memory, and few conflicts
 // between banks.
@@ -79,19 +90,17 @@ __device__ inline u32 chunk_offset(const WgmmaArguments& a, int chunk) {
   return plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
 }
 
-// For every step: the offsets of its two chunks; if LINEAR, what its product adds to the `low` of a
-// patch (multiply_wide.cuh), twice.
+// For every step: the offsets of its two chunks.
 __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
   const int chunk = threadIdx.x;
-  if (chunk >= kSlabChunks) return;
-  u32 value = chunk_offset(a, chunk);
-  if constexpr (LINEAR) {
-    const u32 first = chunk_offset(a, chunk & ~1);
-    const u32 second = chunk_offset(a, chunk | 1);
-    const u32 distance = second > first ? second - first : 0;
-    value = first >> 4 | distance >> 4 << 16;
-  }
-  store_shared(target + 4 * chunk, value);
+  if (chunk < kSlabChunks) store_shared(target + 4 * chunk, chunk_offset(a, chunk));
+}
+
+// What a step's product adds to the `low` of a patch (multiply_wide.cuh).
+__device__ inline u32 linear_step(const WgmmaArguments& a, int step) {
+  const u32 first = chunk_offset(a, 2 * step);
+  if (2 * step + 1 >= kUsedChunks) return first >> 4;
+  return first >> 4 | (chunk_offset(a, 2 * step + 1) - first) >> 4 << 16;
 }
 
 // Set bits of one tap of the filter in a column.
@@ -205,7 +214,7 @@ __device__ inline void build_tables(const WgmmaArguments& a, const Channels& cha
     const int channel = i * kWarpgroup + thread;
     if (channel < TILE_N) thresholds[i] = write_constants<Out>(a, channels, channel, shared);
   }
-  sync_threads<1, kThreads>();
+  wait_for_filters();
 
   const u8* filters = static_cast<u8*>(__cvta_shared_to_generic(shared + layout.filters));
   int* counted = static_cast<int*>(__cvta_shared_to_generic(shared + layout.counted));
