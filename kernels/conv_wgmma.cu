@@ -2,13 +2,13 @@
 // columns output channels, and the depth runs over channels and taps.
 //
 // A block loads its filters into shared memory once and walks over tiles of output pixels. One
-// warpgroup, the producers, copies patches of the image and counts their bits; the consumers share
-// a tile, 64 pixels each: they multiply, where the pixels of a tap lie in the patch (LINEAR) or
-// after gathering them into registers (so that strides, dilations and small images waste nothing).
+// warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 pixels
+// each: they read a tap's rows as fragments from anywhere in the patch (so that strides, dilations
+// and small images waste nothing), multiply, and store while others' products run.
 //
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
-// The first term comes from a table of border classes; popc(a) from the counted bits of pixels.
+// The first term comes from a table of border classes; popc(a) is counted on the fragments.
 #include "conv_wgmma_patch.cuh"
 #include "conv_wgmma_store.cuh"
 #include "conv_wgmma_weights.cuh"
@@ -40,168 +40,122 @@ struct Work {
   u32 shared;   // address
 };
 
-// What the consumers wait for before their first epilogue. The filters have arrived for them by
-// the time that the producers have filled all patches.
+// What the consumers wait for before their first epilogue. The producers make it as soon as there
+// is something to multiply.
 __device__ void prepare_tables(const Work& work) {
   build_tables<OUT>(work.a, work.channels, work.layout, work.shared);
   arrive(work.shared + Layout::kTableReady);
 }
 
-// Patches whose copies are under way: they are handed over in order, with their bits counted.
-struct Pending {
-  static constexpr int kMost = 3;
-
-  int rows[kMost];  // of the patches, the latest first
-  int count = 0;
-  Stage oldest;
-
-  __device__ void add(int patch_rows) {
-#pragma unroll
-    for (int i = kMost - 1; i > 0; --i) rows[i] = rows[i - 1];
-    rows[0] = patch_rows;
-    ++count;
-  }
-
-  __device__ void hand_over(const Work& work, const PatchLoader& loader) {
-    if (count == 3) {
-      wait_copies<2>();
-    } else if (count == 2) {
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    loader.count_bits(count == 3   ? rows[2]
-                      : count == 2 ? rows[1]
-                                   : rows[0],
-                      oldest.patch(work.a, work.shared + work.layout.patches));
-    if (LINEAR) publish_to_products();
-    arrive(work.shared + Layout::kFull + 8 * oldest.index);
-    oldest.advance(work.a);
-    --count;
-  }
-};
-
 __device__ void produce(const Work& work) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
-  const int stages = static_cast<int>(a.stages);
-  const int most_pending = stages - 1 < Pending::kMost ? stages - 1 : Pending::kMost;
   const PatchLoader loader = PatchLoader::of(a);
+  const BorderAxis rows = {static_cast<int>(a.step_rows * a.skip_rows),
+                           static_cast<int>(a.padding_rows),
+                           static_cast<int>(a.tap_rows),
+                           static_cast<u32>(a.tap_rows_inverse),
+                           static_cast<int>(a.reach_rows - a.height),
+                           static_cast<int>(a.cut_first_rows)};
+  const BorderAxis columns = {static_cast<int>(a.step_columns * a.skip_columns),
+                              static_cast<int>(a.padding_columns),
+                              static_cast<int>(a.tap_columns),
+                              static_cast<u32>(a.tap_columns_inverse),
+                              static_cast<int>(a.reach_columns - a.width),
+                              static_cast<int>(a.cut_first_columns)};
   TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
   Stage stage;
-  Pending pending;
   const int tiles = (static_cast<int>(a.pixel_tiles) - work.first_tile - 1) / work.walkers + 1;
-  int ahead = tiles * slabs < stages ? tiles * slabs : stages;
+  int before_tables = tiles * slabs < kMinStages ? tiles * slabs : kMinStages;
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     const int patch_rows = patch_rows_of(a, start);
+    const int stack_row = start.row * static_cast<int>(a.step_rows);
     const u32* image = a.x + start.image * (a.height * loader.row_words) +
                        static_cast<i64>(work.channels.group) * a.group_words;
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
-      if (pending.count == most_pending) pending.hand_over(work, loader);
       wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
-      loader.load(a, image, start.patch_row(a), patch_rows, slab,
-                  stage.patch(a, work.shared + work.layout.patches));
-      commit_copies();
-      pending.add(patch_rows);
+      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      loader.load(a, image, stack_row, patch_rows, slab, patch);
+      if (slab == 0) describe_rows(a, start, rows, columns, patch + PLANES * loader.plane_bytes);
+      const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+      arrive_after_copies(full);
+      arrive(full);  // for what was stored without a copy
       stage.advance(a);
-      --ahead;
-      const bool last = tile == tiles - 1 && slab == slabs - 1;
-      while (pending.count > 0 && (ahead == 0 || last)) pending.hand_over(work, loader);
-      if (ahead == 0) prepare_tables(work);
+      if (--before_tables == 0) prepare_tables(work);
     }
-    start.advance(a);
+    start.advance(a, static_cast<i64>(work.walkers) * kTileM);
   }
 }
 
-// ---- consumers ----
+// The fragments of a slab. While its products run, those of the next are loaded into the registers
+// that are no longer read.
+struct Fragments {
+  // Products in flight before the oldest one's registers are loaded anew.
+  static constexpr int kLag = kSteps < 2 ? kSteps : 2;
 
-// The products of a slab on fragments in registers.
-struct Gathered {
-  u32 fragments[kSteps][4];
+  u32 registers[kSteps][4];
 
-  __device__ void load(u32 rows, u32 offsets) {
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      load_matrices(fragments[k], rows + load_shared(offsets + 8 * k));
-    }
+  __device__ void load(int k, u32 rows, u32 offsets) {
+    load_matrices(registers[k], rows + load_shared(offsets + 8 * k));
   }
 
-  __device__ void multiply(FilterTile<TILE_N> filters, bool first, Sums& sums) const {
-    begin_products();
+  __device__ void load_all(u32 rows, u32 offsets) {
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      multiply_async(sums, fragments[k], filters, k > 0 || !first);
-      filters.low += FilterTile<TILE_N>::kStep;
-    }
-    commit_products();
+    for (int k = 0; k < kSteps; ++k) load(k, rows, offsets);
+  }
+
+  // Adds up the set bits of this lane's share of a step's two rows, in the place where it is
+  // called: between two products, which take long to issue.
+  __device__ void count(int k, int (&set)[2]) const {
+    const bool both = !kHalfStep || k < kSteps - 1;
+    set[0] += count_bits(registers[k][0]) + (both ? count_bits(registers[k][2]) : 0);
+    set[1] += count_bits(registers[k][1]) + (both ? count_bits(registers[k][3]) : 0);
+  }
+
+ private:
+  static __device__ int count_bits(u32 word) {
+    int set;
+    asm volatile("popc.b32 %0, %1;" : "=r"(set) : "r"(word));
+    return set;
   }
 };
 
-// The products of a slab where it lies in shared memory. Consumers take turns: one alone keeps the
-// tensor cores busy, and the others' epilogues run meanwhile.
-struct Turns {
-  u32 mine;
-  u32 next;
-  u32 phase;
-
-  static __device__ Turns of(u32 shared, int consumer) {
-    return {shared + Layout::kTurns + 8 * consumer,
-            shared + Layout::kTurns + 8 * ((consumer + 1) % CONSUMERS), consumer == 0 ? 1u : 0u};
-  }
-
-  __device__ void wait() {
-    if constexpr (CONSUMERS > 1) wait_barrier(mine, phase);
-    phase ^= 1;
-  }
-
-  __device__ void pass() const {
-    if constexpr (CONSUMERS > 1) {
-      if (threadIdx.x % 32 == 0) arrive(next);
-    }
-  }
-
-  __device__ void multiply(const WgmmaArguments& a, u32 first_row, FilterTile<TILE_N> filters,
-                           bool first, Sums& sums) {
-    // From lane 0, so that the compiler knows it to be the same in all: the operands' addresses
-    // then stay in uniform registers, where the products read them.
-    const u32 low = __shfl_sync(kAllLanes, first_row >> 4, 0);
-    wait();
-    begin_products();
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      if (k == kSteps - 1) pass();  // the last product covers the way to the next consumer
-      multiply_async(sums, low + linear_step(a, k), filters, k > 0 || !first);
-      filters.low += FilterTile<TILE_N>::kStep;
-    }
-    commit_products();
-  }
-};
-
-// Set bits under all taps of a row. (The taps of a kernel row are neighbours in memory: no branch,
-// no multiplication.)
-__device__ inline int bits_under_taps(const WgmmaArguments& a, u32 counts) {
-  const int down = static_cast<int>(a.tap_rows * a.patch_columns) * 4;
-  const int right = static_cast<int>(a.tap_columns) * 4;
-  int set = 0;
-#pragma unroll
-  for (int row = 0; row < KERNEL_ROWS; ++row) {
-#pragma unroll
-    for (int column = 0; column < KERNEL_COLUMNS; ++column) {
-      set += load_shared(counts + row * down + column * right);
-    }
-  }
-  return set;
+// Sums over the four lanes that share a row.
+__device__ inline int sum_of_lanes(int value) {
+  value += __shfl_xor_sync(kAllLanes, value, 1);
+  return value + __shfl_xor_sync(kAllLanes, value, 2);
 }
+
+// What a consumer's lane reads of a patch: the row that it gives to load_matrices, and the border
+// classes of the rows that it stores.
+struct PatchRows {
+  u32 address;
+  u32 border[2];
+
+  static __device__ PatchRows of(const WgmmaArguments& a, u32 patch, int first_row) {
+    const int lane = threadIdx.x % 32;
+    const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes) + first_row * 4;
+    PatchRows rows;
+    rows.address = patch + (load_shared(words + lane % 16 * 4) & 0xFFFFu) * kChunkBytes;
+    rows.border[0] = load_shared(words + lane / 4 * 4) >> 16;
+    rows.border[1] = load_shared(words + (lane / 4 + 8) * 4) >> 16;
+    return rows;
+  }
+};
 
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
   const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;
   const int slabs = static_cast<int>(a.slabs);
+  const i64 pixels = a.batch * a.out_height * a.out_width;
   const u32 offsets = work.shared + Layout::kOffsets + lane / 16 * 4;
-  const u32 counts = PLANES * static_cast<int>(a.plane_bytes);
+  const u32 patches = work.shared + work.layout.patches;
+  const u32 full = work.shared + Layout::kFull;
+  const u32 empty = work.shared + Layout::kEmpty;
+  const auto first_filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
@@ -210,50 +164,62 @@ __device__ void consume(const Work& work, int consumer) {
   tell_producers();
   sync_threads<kFiltersForConsumers, kThreads - kWarpgroup>();
 
-  TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
-  Turns turns = Turns::of(work.shared, consumer);
   Stage stage;
+  wait_barrier(full, 0);
+  PatchRows patch = PatchRows::of(a, patches, first_row);
+  Fragments fragments;
+  fragments.load_all(patch.address, offsets);
+  u32 row_offset = patch.address - patches;
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
-    // A lane knows the row whose address it gives to load_matrices; the epilogue asks others.
-    const TileRow row = TileRow::at(a, start, first_row + lane % 16);
-    int set = 0;
+    LaneRows rows;
+    rows.pixel = static_cast<i64>(tile) * kTileM + first_row + lane / 4;
+    const i64 left = pixels - rows.pixel;
+    rows.left = left < 9 ? static_cast<int>(left) : 9;
+    rows.border[0] = patch.border[0];
+    rows.border[1] = patch.border[1];
+    rows.set[0] = rows.set[1] = 0;
+    const bool last_tile = tile + work.walkers >= static_cast<int>(a.pixel_tiles);
     Sums sums;
-    FilterTile<TILE_N> filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
+    FilterTile<TILE_N> filters = first_filters;
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
-      wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
-      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
-      if constexpr (LINEAR) {
-        set += bits_under_taps(a, patch + counts + 4 * row.entry);
-        const int entry = start.column + consumer * kProductM;
-        turns.multiply(a, patch + entry * kChunkBytes, filters, slab == 0, sums);
-        wait_products();
-      } else {
-        if (slab > 0) wait_products();  // they read the registers that are loaded now
-        Gathered gathered;
-        gathered.load(patch + row.entry * kChunkBytes, offsets);
-        set += bits_under_taps(a, patch + counts + 4 * row.entry);
-        gathered.multiply(filters, slab == 0, sums);
-      }
       __syncwarp();
-      if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
+      if (lane == 0) arrive(empty + 8 * stage.index);  // the patch is in registers
       stage.advance(a);
-      filters.low += kSteps * FilterTile<TILE_N>::kStep;
-    }
-    LaneRows rows;
-    rows.first_pixel = start.image * (a.out_height * a.out_width);
+      const bool has_next = slab + 1 < slabs || !last_tile;
+      const u32 next = stage.patch(a, patches);
+      begin_products();
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int from = lane / 4 + 8 * half;
-      rows.output[half] = __shfl_sync(kAllLanes, row.output, from);
-      rows.border[half] = __shfl_sync(kAllLanes, row.border, from);
-      rows.set[half] = __shfl_sync(kAllLanes, set, from);
+      for (int k = 0; k < kSteps; ++k) {
+        multiply_async(sums, fragments.registers[k], filters, k > 0 || slab > 0);
+        commit_products();
+        filters.low += FilterTile<TILE_N>::kStep;
+        fragments.count(k, rows.set);
+        if (has_next && k + 1 == Fragments::kLag) {
+          wait_barrier(full + 8 * stage.index, stage.phase);
+          if (slab + 1 == slabs) {
+            patch = PatchRows::of(a, next, first_row);
+            row_offset = patch.address - next;
+          }
+        }
+        if (has_next && k >= Fragments::kLag) {
+          wait_products<Fragments::kLag>();
+          fragments.load(k - Fragments::kLag, next + row_offset, offsets);
+        }
+      }
+      wait_products<0>();
+      if (has_next) {
+#pragma unroll
+        for (int k = kSteps - Fragments::kLag; k < kSteps; ++k) {
+          fragments.load(k, next + row_offset, offsets);
+        }
+      }
     }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     wait_barrier(work.shared + Layout::kTableReady, 0);
-    if (!LINEAR) wait_products();
     store_tile<OUT>(a, work.channels, work.shared, rows, sums);
-    start.advance(a);
   }
 }
 
@@ -277,13 +243,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                      shared_address(dynamic)};
   if (threadIdx.x == 0) {
     for (int i = 0; i < static_cast<int>(a.stages); ++i) {
-      init_barrier(work.shared + Layout::kFull + 8 * i, kWarpgroup);
+      init_barrier(work.shared + Layout::kFull + 8 * i, 2 * kWarpgroup);
       init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
     }
     init_barrier(work.shared + Layout::kTableReady, kWarpgroup);
-    for (int i = 0; i < CONSUMERS; ++i) init_barrier(work.shared + Layout::kTurns + 8 * i, 4);
   }
-  if (!LINEAR) write_offsets(a, work.shared + Layout::kOffsets);
+  write_offsets(a, work.shared + Layout::kOffsets);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   __syncthreads();
 

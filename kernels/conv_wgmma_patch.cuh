@@ -1,7 +1,79 @@
-// The producers of conv_wgmma: they fill patches with activations, and count their bits.
+// The producers of conv_wgmma: they fill patches with activations, and describe the rows of the
+// tile that reads them.
 #pragma once
 
-#include "conv_wgmma_walk.cuh"
+#include "conv_wgmma_tile.cuh"
+
+// The first output pixel of a tile, carried from tile to tile.
+struct TileStart {
+  int image;
+  int row;
+  int column;
+  i64 pixel;
+
+  static __device__ TileStart at(const WgmmaArguments& a, i64 pixel) {
+    const i64 plane = a.out_height * a.out_width;
+    const i64 image = divide(pixel, plane);
+    const int position = static_cast<int>(pixel - image * plane);
+    const int row = position / static_cast<int>(a.out_width);
+    return {static_cast<int>(image), row, position - row * static_cast<int>(a.out_width), pixel};
+  }
+
+  __device__ void advance(const WgmmaArguments& a, i64 pixels) {
+    pixel += pixels;
+    column += static_cast<int>(a.skip_out_columns);
+    const int wrapped_column = column >= static_cast<int>(a.out_width);
+    column -= wrapped_column ? static_cast<int>(a.out_width) : 0;
+    row += static_cast<int>(a.skip_out_rows) + wrapped_column;
+    const int wrapped_row = row >= static_cast<int>(a.out_height);
+    row -= wrapped_row ? static_cast<int>(a.out_height) : 0;
+    image += static_cast<int>(a.skip_images) + wrapped_row;
+  }
+};
+
+// A row of the tile: where its first tap lies in the patch, counted in rows from the patch's
+// first, and where the pixel lies in the output.
+struct TileRow {
+  int patch_row;
+  int row;
+  int column;
+
+  static __device__ TileRow at(const WgmmaArguments& a, const TileStart& start, int index) {
+    const int column = start.column + index;
+    const int rows_down = divide_small(column, a.out_width_inverse);
+    const int row = start.row + rows_down;
+    const int images_on = divide_small(row, a.out_height_inverse);
+    const int row_in_image = row - images_on * static_cast<int>(a.out_height);
+    return {images_on * static_cast<int>(a.patch_rows) +
+                (row_in_image - start.row) * static_cast<int>(a.step_rows),
+            row_in_image, column - rows_down * static_cast<int>(a.out_width)};
+  }
+};
+
+// What an axis of the border classes needs: 0 where all taps are inside, then 1 to cut_first taps
+// cut off at the start, then at the end. (The plan takes no shape where both ends are cut.)
+struct BorderAxis {
+  int step;  // of the image, from one output to the next
+  int padding;
+  int tap;
+  u32 tap_inverse;
+  int over;  // what the last tap of the first output is past the image's end, without padding
+  int cut_first;
+
+  __device__ int class_of(int output) const {
+    const int start = output * step - padding;
+    const int before = start < 0 ? -start + tap - 1 : 0;
+    const int past = start + over;
+    const int after = past > 0 ? past + tap - 1 : 0;
+    const int cut_before = divide(before);
+    return after > 0 ? cut_first + divide(after) : cut_before;
+  }
+
+ private:
+  __device__ int divide(int value) const {
+    return tap_inverse == 0 ? value : static_cast<int>(__umulhi(value, tap_inverse));
+  }
+};
 
 // COPY_WORDS words of one entry of a patch. `source` counts words of the group.
 __device__ inline void copy_piece(const WgmmaArguments& a, u32 target, const u32* words, int source,
@@ -128,24 +200,31 @@ struct PatchLoader {
       }
     }
   }
-
-  // Of the entries that this thread copied, once its copies have arrived.
-  __device__ void count_bits(int rows, u32 stage) const {
-    constexpr int kWords = WORD_TAPS > 1 ? kChunkWords / WORD_TAPS : kChunkWords;
-    for (int column = first_column; column < columns; column += kWarpgroup) {
-#pragma unroll 2
-      for (int row = first_row; row < rows; row += rows_apart) {
-        const int entry = row * columns + column;
-        int set = 0;
-#pragma unroll
-        for (int plane = 0; plane < (WORD_TAPS > 1 ? 1 : PLANES); ++plane) {
-          u32 words[4];
-          load_shared(words, stage + plane * plane_bytes + entry * kChunkBytes);
-#pragma unroll
-          for (int i = 0; i < kWords; ++i) set += __popc(words[i]);
-        }
-        store_shared(stage + PLANES * plane_bytes + 4 * entry, set);
-      }
-    }
-  }
 };
+
+// Rows of the patch of a tile, down to the last that its last pixel reads.
+__device__ inline int patch_rows_of(const WgmmaArguments& a, const TileStart& start) {
+  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
+  const int last = left < kTileM ? static_cast<int>(left) - 1 : kTileM - 1;
+  return TileRow::at(a, start, last).patch_row + static_cast<int>(a.reach_rows);
+}
+
+// The words of the tile's rows. Rows past the last pixel read the first pixel's.
+__device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start,
+                                     const BorderAxis& rows, const BorderAxis& columns,
+                                     u32 target) {
+  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
+#pragma unroll
+  for (int first = 0; first < kTileM; first += kWarpgroup) {
+    const int index = first + threadIdx.x % kWarpgroup;
+    if (kTileM % kWarpgroup != 0 && index >= kTileM) break;
+    const TileRow row = TileRow::at(a, start, index < left ? index : 0);
+    const int entry = row.patch_row * static_cast<int>(a.patch_columns) +
+                      row.column * static_cast<int>(a.step_columns);
+    int border = 0;
+    if (Layout::classes(a) > 1) {
+      border = rows.class_of(row.row) * Layout::column_classes(a) + columns.class_of(row.column);
+    }
+    store_shared(target + 4 * index, static_cast<u32>(entry) | static_cast<u32>(border) << 16);
+  }
+}

@@ -14,13 +14,12 @@ using Sums = ProductSums<TILE_N>;
 
 // The two rows of this lane (8 apart).
 struct LaneRows {
-  i64 first_pixel;  // of the tile's first image
-  int output[2];    // from it; -1: there is no such row
-  int border[2];    // classes
-  int set[2];       // popc(a)
+  i64 pixel;      // of the first
+  int left;       // pixels from it to the end, at most 9 (0 or less: it does not exist)
+  u32 border[2];  // classes
+  int set[2];     // popc(a)
 
-  __device__ bool exists(int half) const { return output[half] >= 0; }
-  __device__ i64 pixel(int half) const { return first_pixel + output[half]; }
+  __device__ bool exists(int half) const { return left > 8 * half; }
 };
 
 // sum * 2**-22 + addend, exact for sum below 2**23.
@@ -83,7 +82,7 @@ __device__ inline void store_word(const WgmmaArguments& a, const Channels& chann
   const u32 toggle = load_shared(shared + Layout::kToggle + 4 * word);
   const u32 exists = load_shared(shared + Layout::kExists + 4 * word);
   const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  static_cast<u32*>(a.out)[rows.pixel(half) * words + channels.first / kWordBits + word] =
+  static_cast<u32*>(a.out)[(rows.pixel + 8 * half) * words + channels.first / kWordBits + word] =
       (below ^ toggle) & exists;
 }
 
@@ -103,7 +102,7 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
       if (!kBothRows || half == 1) bytes = 0;
 #pragma unroll
       for (int i = kWords - 1; i >= 0; --i) {
-        __syncwarp();  // as in store_floats
+        if (TILE_N > 128) __syncwarp();  // as in store_floats
         if (first + i < kTileWords) {
           const LaneValues least =
               LaneValues::load(table + 4 * ((first + i) * kWordBits + lane * kLaneChannels));
@@ -187,7 +186,7 @@ __device__ inline void store_channels(const WgmmaArguments& a, i64 pixel, int ch
 
 // Contiguous output: the pixels that this lane stores of one half of its rows. Two-byte values are
 // transposed within the warp, in blocks of 8 channels by 8 pixels, so that a lane holds two
-// neighbouring rows of a channel; of four-byte values it stores those that it has.
+// neighbouring pixels of a channel; of four-byte values it stores those that it has.
 template <class Out>
 struct LanePixels {
   using Bits = typename Out::Bits;
@@ -195,27 +194,20 @@ struct LanePixels {
   static constexpr int kPixels = kTransposed ? 2 : 1;
 
   Bits* to[kPixels];  // channel 0 of the block; null where there is no such pixel
-  bool together;      // both are neighbours in memory, aligned for one store
 
-  static __device__ LanePixels of(const WgmmaArguments& a, const Channels& channels,
-                                  const LaneRows& rows, int half) {
+  static __device__ LanePixels of(const WgmmaArguments& a, const Channels& channels, i64 first) {
     const int lane = threadIdx.x % 32;
     const i64 plane = a.out_height * a.out_width;
     LanePixels pixels;
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
-      int output = rows.output[half];
-      if constexpr (kTransposed) {
-        output = __shfl_sync(kAllLanes, output, (lane % 4 * 2 + i) * 4);
-      }
-      const i64 pixel = rows.first_pixel + (output < 0 ? 0 : output);
+      const i64 pixel = first + (kTransposed ? lane % 4 * 2 + i : lane / 4);
       const i64 image = divide(pixel, plane);
       const i64 position = image * a.out_channels * plane + (pixel - image * plane);
-      pixels.to[i] =
-          output < 0 ? nullptr : static_cast<Bits*>(a.out) + channels.first * plane + position;
+      pixels.to[i] = pixel < a.batch * plane
+                         ? static_cast<Bits*>(a.out) + channels.first * plane + position
+                         : nullptr;
     }
-    pixels.together = plane % 2 == 0 && pixels.to[kPixels - 1] == pixels.to[0] + 1 &&
-                      reinterpret_cast<u64>(pixels.to[0]) % 4 == 0;
     return pixels;
   }
 
@@ -230,8 +222,8 @@ struct LanePixels {
         u32 pair = pair_of<Out>(y.values[i], y.values[i + 1]);
         asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
         if (channel >= count) continue;
-        if (together) {
-          *reinterpret_cast<u32*>(to[0] + channel * plane) = pair;
+        if (plane % 2 == 0) {  // then both pixels are of one image, and aligned
+          if (to[0] != nullptr) *reinterpret_cast<u32*>(to[0] + channel * plane) = pair;
         } else {
           if (to[0] != nullptr) to[0][channel * plane] = static_cast<Bits>(pair);
           if (to[1] != nullptr) to[1][channel * plane] = static_cast<Bits>(pair >> 16);
@@ -256,13 +248,13 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
     LanePixels<Out> pixels;
     if constexpr (STORES == kPixels) {
-      pixels = LanePixels<Out>::of(a, channels, rows, half);
+      pixels = LanePixels<Out>::of(a, channels, rows.pixel - lane / 4 + 8 * half);
     }
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
       // A barrier for the compiler: with the constants of later words in registers beside the
       // sums, they would spill.
-      __syncwarp();
+      if (TILE_N > 64) __syncwarp();
       const int channel = word * kWordBits + lane % 4 * kLaneChannels;
       const LaneValues y = finish(sums, LaneValues::load(table + 4 * channel),
                                   LaneValues::load(shared + Layout::kAlpha + 4 * channel),
@@ -271,8 +263,8 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
       if constexpr (STORES == kPixels) {
         pixels.store(a.out_height * a.out_width, channels.count, word, y);
       } else if (rows.exists(half)) {
-        store_channels<Out>(a, rows.pixel(half), channels.first + channel, channels.count - channel,
-                            y);
+        store_channels<Out>(a, rows.pixel + 8 * half, channels.first + channel,
+                            channels.count - channel, y);
       }
     }
   }

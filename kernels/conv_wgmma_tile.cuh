@@ -4,9 +4,6 @@
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
 //   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
-//   LINEAR      1: a tile is 64 pixels in a row of the padded image, multiplied where they lie in
-//               shared memory (stride 1; what lies in the padding is computed for nothing)
-//               0: a tile is 64 output pixels in a row, gathered into registers (any geometry)
 //   KERNEL_ROWS, KERNEL_COLUMNS
 //   WORD_TAPS   taps of a kernel row that share 16 bytes of depth: 4, 2 or 1 for groups of one
 //               word, of two, of more
@@ -61,10 +58,8 @@ struct WgmmaArguments {
   i64 patch_columns_inverse;
   i64 patch_rows;  // rows of one padded image
   i64 patch_rows_inverse;
-  i64 walk_rows;  // of an image that the tiles walk over: the padded one if LINEAR, else the output
-  i64 walk_columns;
-  i64 walk_rows_inverse;
-  i64 walk_columns_inverse;
+  i64 out_width_inverse;
+  i64 out_height_inverse;
   i64 reach_rows;  // rows of the padded image under one output pixel
   i64 reach_columns;
   i64 step_rows;  // rows of the padded image from one output row to the next
@@ -75,9 +70,9 @@ struct WgmmaArguments {
   i64 tap_columns;
   i64 tap_rows_inverse;
   i64 tap_columns_inverse;
-  i64 skip_images;  // from a tile to the block's next: images, rows and columns of the walk
-  i64 skip_walk_rows;
-  i64 skip_walk_columns;
+  i64 skip_images;  // from a tile to the block's next: images, output rows and columns
+  i64 skip_out_rows;
+  i64 skip_out_columns;
   i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
   i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
   i64 cut_first_columns;
@@ -100,6 +95,7 @@ constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
 constexpr int kSlabChunks = 2 * kSteps;
 constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
 constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
+constexpr int kMinStages = 2;
 constexpr int kMaxStages = 8;
 
 // Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
@@ -121,8 +117,7 @@ __device__ inline int divide_small(int value, i64 inverse) {
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
-  static constexpr int kTurns = kEmpty + 8 * kMaxStages;  // LINEAR: the consumers' turns
-  static constexpr int kTableReady = kTurns + 8 * 4;
+  static constexpr int kTableReady = kEmpty + 8 * kMaxStages;
   static constexpr int kOffsets = kTableReady + 16;                           // u32 [kSlabChunks]
   static constexpr int kAlpha = (kOffsets + 4 * kSlabChunks + 15) / 16 * 16;  // float [TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
@@ -177,7 +172,8 @@ __device__ inline int column_of(int channel) {
   return channel / 32 * 32 + channel % 8 / 2 * 8 + channel % 32 / 8 * 2 + channel % 2;
 }
 
-// A patch is followed by a word a pixel: its set bits.
+// A patch is followed by a word a row of the tile: the patch's pixel under the row's first tap in
+// the low half, its border class in the high one.
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
@@ -186,11 +182,4 @@ __device__ inline u32 load_shared(u32 address) {
   u32 value;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
-}
-
-__device__ inline void load_shared(u32 (&words)[4], u32 address) {
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-               : "r"(address)
-               : "memory");
 }

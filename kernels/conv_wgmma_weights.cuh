@@ -23,7 +23,7 @@ __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, co
 constexpr int kFiltersForProducers = 1;
 constexpr int kFiltersForConsumers = 2;
 
-// The consumers load the filters; the producers, who count their bits, need not keep them waiting.
+// The consumers load the filters. The producers, who count their bits, do not keep them waiting.
 __device__ inline void tell_producers() {
   asm volatile("bar.arrive %0, %1;" : : "n"(kFiltersForProducers), "n"(kThreads) : "memory");
 }
@@ -71,9 +71,10 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
   }
 }
 
-// The distance of a chunk of depth, in a patch, from the pixel under the first tap, in bytes.
-__device__ inline u32 chunk_offset(const WgmmaArguments& a, int chunk) {
-  if (chunk >= kUsedChunks) chunk = 0;  // its filter is clear
+// Where the depth's chunks lie in a patch, from the pixel under the first tap, in bytes.
+__device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
+  const int chunk = threadIdx.x;
+  if (chunk >= kSlabChunks) return;
   int plane, row, column;
   if constexpr (WORD_TAPS > 1) {
     row = chunk / kRowPieces;
@@ -87,20 +88,8 @@ __device__ inline u32 chunk_offset(const WgmmaArguments& a, int chunk) {
   }
   const int pixel = row * static_cast<int>(a.tap_rows * a.patch_columns) +
                     column * static_cast<int>(a.tap_columns);
-  return plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
-}
-
-// For every step: the offsets of its two chunks.
-__device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
-  const int chunk = threadIdx.x;
-  if (chunk < kSlabChunks) store_shared(target + 4 * chunk, chunk_offset(a, chunk));
-}
-
-// What a step's product adds to the `low` of a patch (multiply_wide.cuh).
-__device__ inline u32 linear_step(const WgmmaArguments& a, int step) {
-  const u32 first = chunk_offset(a, 2 * step);
-  if (2 * step + 1 >= kUsedChunks) return first >> 4;
-  return first >> 4 | (chunk_offset(a, 2 * step + 1) - first) >> 4 << 16;
+  const int offset = plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
+  store_shared(target + 4 * chunk, chunk < kUsedChunks ? offset : 0);
 }
 
 // Set bits of one tap of the filter in a column.
@@ -218,21 +207,20 @@ __device__ inline void build_tables(const WgmmaArguments& a, const Channels& cha
 
   const u8* filters = static_cast<u8*>(__cvta_shared_to_generic(shared + layout.filters));
   int* counted = static_cast<int*>(__cvta_shared_to_generic(shared + layout.counted));
-  const int column_classes = Layout::column_classes(a);
-#pragma unroll 1  // like all that runs once: loops, so that little code comes from memory
+  // Loops, not unrolled code: what runs once comes from memory an instruction after the other.
+#pragma unroll 1
   for (int i = 0; i < kPasses; ++i) {
     const int channel = i * kWarpgroup + thread;
     if (channel >= TILE_N) break;
+    const int threshold = i == 0 ? thresholds[0] : thresholds[kPasses - 1];
     const CountedTaps taps = {counted + channel};
     taps.count(a, filters, column_of(channel));
     u32 entry = shared + Layout::kTable + 4 * channel;
 #pragma unroll 1
     for (int row = 0; row < Layout::row_classes(a); ++row) {
 #pragma unroll 1
-      for (int column = 0; column < column_classes; ++column) {
-        const float value =
-            table_entry<Out>(taps.left_by(a, row, column),
-                             kPasses > 1 && i > 0 ? thresholds[kPasses - 1] : thresholds[0]);
+      for (int column = 0; column < Layout::column_classes(a); ++column) {
+        const float value = table_entry<Out>(taps.left_by(a, row, column), threshold);
         store_shared(entry, __float_as_uint(value));
         entry += 4 * TILE_N;
       }

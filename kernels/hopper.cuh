@@ -39,7 +39,8 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
 #ifdef WATCHDOG
     if (++tries > 20000) {
       if (threadIdx.x % 32 == 0)
-        printf("block %d thread %d waits for %x parity %d\n", blockIdx.x, threadIdx.x, barrier, parity);
+        printf("block %d thread %d waits for %x parity %d\n", blockIdx.x, threadIdx.x, barrier,
+               parity);
       return;
     }
 #endif
@@ -74,6 +75,8 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
+// Waits until at most Pending of the warpgroup's committed groups are unfinished.
+template <int Pending>
 __device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
 }

@@ -1,22 +1,20 @@
 // sums[64 x N] += popc(a[64 rows x 256 bits] & b[N columns x 256 bits]), by the four warps of a
 // warpgroup; asynchronous (hopper.cuh orders it). Lane l of warp w holds, in registers 4j to 4j+3,
-// columns 8j + 2(l % 4) and + 1 of rows 16w + l / 4 and + 8. a comes from registers, as the
-// fragments of multiply_bits (tensor_core.cuh), or from shared memory.
+// columns 8j + 2(l % 4) and + 1 of rows 16w + l / 4 and + 8; the fragments of a are those of
+// multiply_bits (tensor_core.cuh).
 #pragma once
 
 #include "hopper.cuh"
 
-// Where 128 bits of depth of 8 rows or columns are 128 bytes in a row: operands in shared memory.
-// `low` is address / 16, and (distance to the next 128 bits of depth) / 16 in the high half.
-constexpr u32 kOperandHigh = 8;  // (distance to the next 8 rows or columns, 128 bytes) / 16
-
-// A filter tile in shared memory: 16 bytes of every column, then the next 16 of every column. A
-// step of 256 bits further is low + kStep.
+// A filter tile in shared memory: 16 bytes (128 bits of depth) of every column, then the next 16.
+// `low` and kHigh are what the product wants to know of it; a step of 256 bits further is
+// low + kStep.
 template <int Columns>
 struct FilterTile {
   static constexpr u32 kStep = 2 * Columns;
+  static constexpr u32 kHigh = 8;  // (distance to the next 8 columns, 128 bytes) / 16
 
-  u32 low;
+  u32 low;  // address / 16, and (distance to the next 16 bytes of depth) / 16 in the high half
 
   static __device__ FilterTile at(u32 address) { return {(address >> 4) | Columns << 16}; }
 };
@@ -29,34 +27,34 @@ struct ProductSums {
 #define SUMS_16                    \
   "%0, %1, %2, %3, %4, %5, %6, %7" \
   ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define SUMS_32                                  \
-  SUMS_16                                        \
-      ", %16, %17, %18, %19, %20, %21, %22, %23" \
-      ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define SUMS_48                                  \
-  SUMS_32                                        \
-      ", %32, %33, %34, %35, %36, %37, %38, %39" \
-      ", %40, %41, %42, %43, %44, %45, %46, %47"
-#define SUMS_64                                  \
-  SUMS_48                                        \
-      ", %48, %49, %50, %51, %52, %53, %54, %55" \
-      ", %56, %57, %58, %59, %60, %61, %62, %63"
-#define SUMS_80                                  \
-  SUMS_64                                        \
-      ", %64, %65, %66, %67, %68, %69, %70, %71" \
-      ", %72, %73, %74, %75, %76, %77, %78, %79"
-#define SUMS_96                                  \
-  SUMS_80                                        \
-      ", %80, %81, %82, %83, %84, %85, %86, %87" \
-      ", %88, %89, %90, %91, %92, %93, %94, %95"
-#define SUMS_112                                     \
-  SUMS_96                                            \
-      ", %96, %97, %98, %99, %100, %101, %102, %103" \
-      ", %104, %105, %106, %107, %108, %109, %110, %111"
-#define SUMS_128                                         \
-  SUMS_112                                               \
-      ", %112, %113, %114, %115, %116, %117, %118, %119" \
-      ", %120, %121, %122, %123, %124, %125, %126, %127"
+#define SUMS_32                              \
+  SUMS_16                                    \
+  ", %16, %17, %18, %19, %20, %21, %22, %23" \
+  ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define SUMS_48                              \
+  SUMS_32                                    \
+  ", %32, %33, %34, %35, %36, %37, %38, %39" \
+  ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define SUMS_64                              \
+  SUMS_48                                    \
+  ", %48, %49, %50, %51, %52, %53, %54, %55" \
+  ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define SUMS_80                              \
+  SUMS_64                                    \
+  ", %64, %65, %66, %67, %68, %69, %70, %71" \
+  ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define SUMS_96                              \
+  SUMS_80                                    \
+  ", %80, %81, %82, %83, %84, %85, %86, %87" \
+  ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define SUMS_112                                 \
+  SUMS_96                                        \
+  ", %96, %97, %98, %99, %100, %101, %102, %103" \
+  ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define SUMS_128                                     \
+  SUMS_112                                           \
+  ", %112, %113, %114, %115, %116, %117, %118, %119" \
+  ", %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define BOUND_8(s, i)                                                                         \
   "+r"(s[i]), "+r"(s[i + 1]), "+r"(s[i + 2]), "+r"(s[i + 3]), "+r"(s[i + 4]), "+r"(s[i + 5]), \
@@ -74,24 +72,16 @@ struct ProductSums {
 #define PRODUCT(COLUMNS, COUNT) \
   "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k256.s32.b1.b1.and.popc {" SUMS_##COUNT "}, "
 
-#define DEFINE_PRODUCTS(COLUMNS, COUNT, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH)  \
-  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, const u32(&a)[4],         \
-                                        FilterTile<COLUMNS> b, int accumulate) {              \
-    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%" FIFTH ", %" SIXTH      \
-                 "};\n\tsetp.ne.b32 p, %" SEVENTH                                             \
-                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "{%" FIRST ", %" SECOND ", %" THIRD       \
-                                                    ", %" FOURTH "}, b, p;\n\t}"              \
-                 : BOUND_##COUNT(sums.values)                                                 \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(kOperandHigh), \
-                   "r"(accumulate));                                                          \
-  }                                                                                           \
-  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, u32 a_low,                \
-                                        FilterTile<COLUMNS> b, int accumulate) {              \
-    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" THIRD   \
-                 "};\n\tmov.b64 b, {%" SECOND ", %" THIRD "};\n\tsetp.ne.b32 p, %" FOURTH     \
-                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                           \
-                 : BOUND_##COUNT(sums.values)                                                 \
-                 : "r"(a_low), "r"(b.low), "r"(kOperandHigh), "r"(accumulate));               \
+#define DEFINE_PRODUCTS(COLUMNS, COUNT, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH) \
+  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, const u32(&a)[4],        \
+                                        FilterTile<COLUMNS> b, int accumulate) {             \
+    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%" FIFTH ", %" SIXTH     \
+                 "};\n\tsetp.ne.b32 p, %" SEVENTH                                            \
+                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "{%" FIRST ", %" SECOND ", %" THIRD      \
+                                                    ", %" FOURTH "}, b, p;\n\t}"             \
+                 : BOUND_##COUNT(sums.values)                                                \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low),                   \
+                   "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate));                        \
   }
 
 DEFINE_PRODUCTS(32, 16, "16", "17", "18", "19", "20", "21", "22")

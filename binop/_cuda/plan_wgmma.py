@@ -137,12 +137,10 @@ class Depth:
 
 @dataclass(frozen=True)
 class WgmmaTile:
-    """Output channels of a block, the warpgroups that multiply, and whether they do so where a
-    patch lies in shared memory (see conv_wgmma_tile.cuh)."""
+    """Output channels of a block, and the warpgroups that multiply."""
 
     channels: int
     consumers: int
-    linear: bool
 
     @property
     def threads(self) -> int:
@@ -153,24 +151,15 @@ class WgmmaTile:
         return _PRODUCT_PIXELS * self.consumers
 
     @staticmethod
-    def most_consumers(channels: int, steps: int, linear: bool) -> int:
+    def most_consumers(channels: int, steps: int) -> int:
         """Whose sums, fragments and about 40 other registers each fit."""
         if channels > 128:
             return 2
-        return 4 if channels <= 64 and (linear or steps <= 5) else 3
+        return 4 if channels <= 64 and steps <= 5 else 3
 
 
-def _walk(rows: Axis, columns: Axis, linear: bool) -> tuple[int, int]:
-    """Rows and columns of an image that tiles walk over."""
-    return (rows.padded, columns.padded) if linear else (rows.out, columns.out)
-
-
-def patch_pixels(rows: Axis, columns: Axis, tile: WgmmaTile) -> int:
-    """The most pixels of the padded image that a tile can read."""
-    pixels = tile.pixels
-    if tile.linear:
-        last = columns.padded - 1 + pixels - 1 + columns.reach - 1
-        return (last // columns.padded + rows.reach) * columns.padded
+def patch_pixels(rows: Axis, columns: Axis, pixels: int) -> int:
+    """The most pixels of the padded image that so many output pixels in a row can read."""
     rows_down = (columns.out - 1 + pixels - 1) // columns.out
     images_on = (rows.out - 1 + rows_down) // rows.out
     between_images = max(0, rows.padded - rows.out * rows.step)
@@ -190,10 +179,10 @@ class Memory:
 
     @classmethod
     def of(cls, geometry: Conv2dGeometry, depth: Depth, tile: WgmmaTile, classes: int) -> Memory:
-        plane = patch_pixels(*_axes(geometry), tile) * _CHUNK_BYTES
-        stage = divide_up(depth.planes * plane + plane // 4, 128) * 128
+        plane = patch_pixels(*_axes(geometry), tile.pixels) * _CHUNK_BYTES
+        stage = divide_up(depth.planes * plane + 4 * tile.pixels, 128) * 128
         slab_chunks = 2 * depth.steps
-        barriers = 8 * (2 * _MAX_STAGES + 4) + 16
+        barriers = 8 * 2 * _MAX_STAGES + 16
         offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
         taps = math.prod(geometry.kernel)
         constants = offsets + 4 * tile.channels * (2 + classes + taps)
@@ -221,14 +210,12 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     depth = Depth.of(geometry)
     out_per_group = geometry.out_channels // geometry.groups
     most = min(_MAX_CHANNELS, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
-    rows, columns = _axes(geometry)
-    for linear in (True, False) if rows.step == columns.step == 1 else (False,):
-        for channels in range(WORD_BITS, most + 1, WORD_BITS):
-            consumers = WgmmaTile.most_consumers(channels, depth.steps, linear)
-            for tile in (WgmmaTile(channels, count + 1, linear) for count in range(consumers)):
-                memory = Memory.of(geometry, depth, tile, _classes(border))
-                if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
-                    yield tile
+    for channels in range(WORD_BITS, most + 1, WORD_BITS):
+        for consumers in range(1, WgmmaTile.most_consumers(channels, depth.steps) + 1):
+            tile = WgmmaTile(channels, consumers)
+            memory = Memory.of(geometry, depth, tile, _classes(border))
+            if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+                yield tile
 
 
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
@@ -242,9 +229,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         return "the kernel has too many taps"
     if geometry.taps >= _MAX_TAPS:
         return "the depth is too large for an exact float epilogue"
-    pixels = max(
-        patch_pixels(rows, columns, WgmmaTile(WORD_BITS, 4, linear)) for linear in (True, False)
-    )
+    pixels = patch_pixels(rows, columns, _MAX_PIXELS)
     pixel_words = geometry.groups * word_count(geometry.group_channels)
     images = 2 + _MAX_PIXELS // (rows.out * columns.out)
     if (
@@ -269,29 +254,26 @@ def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple
     """Channel tiles, and blocks that share each."""
     out_per_group = geometry.out_channels // geometry.groups
     channel_tiles = geometry.groups * divide_up(out_per_group, tile.channels)
+    pixels = geometry.batch * geometry.out_height * geometry.out_width
     walkers = max(1, device.multiprocessors // channel_tiles)
-    return channel_tiles, min(walkers, _pixel_tiles(geometry, tile))
-
-
-def _pixel_tiles(geometry: Conv2dGeometry, tile: WgmmaTile) -> int:
-    return divide_up(geometry.batch * math.prod(_walk(*_axes(geometry), tile.linear)), tile.pixels)
+    return channel_tiles, min(walkers, divide_up(pixels, tile.pixels))
 
 
 def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
     """A model of the time that a tile takes, good enough to choose one."""
     depth = Depth.of(geometry)
     channel_tiles, walkers = _walkers(geometry, tile, device)
-    rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
+    pixels = geometry.batch * geometry.out_height * geometry.out_width
+    rounds = divide_up(divide_up(pixels, tile.pixels), walkers)
     steps = depth.slabs * depth.steps
     filters = steps * 2 * tile.channels * _CHUNK_BYTES
-    step = tile.channels / 2 if tile.linear else max(_STEP_CYCLES, tile.channels / 2 + 8)
-    product = tile.consumers * steps * step
+    product = tile.consumers * steps * max(_STEP_CYCLES, tile.channels / 2)
     epilogue = _EPILOGUE_CYCLES + _EPILOGUE_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
     one_block = (
         _START_CYCLES
         + filters / _LOAD_BYTES_PER_CYCLE
-        + rounds * (max(product, epilogue) if tile.linear and tile.consumers > 1 else product + epilogue)
+        + rounds * (max(product, epilogue) if tile.consumers > 1 else product + epilogue)
         + min(product, epilogue) / tile.consumers
     )
     return waves * one_block
@@ -311,9 +293,11 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = _axes(geometry)
-    walk_rows, walk_columns = _walk(rows, columns, tile.linear)
-    skipped_rows, skip_columns = divmod(walkers * tile.pixels, walk_columns)
-    skip_images, skip_rows = divmod(skipped_rows, walk_rows)
+    pixel_tiles = divide_up(
+        geometry.batch * geometry.out_height * geometry.out_width, tile.pixels
+    )
+    skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
+    skip_images, skip_rows = divmod(skipped_rows, rows.out)
     group_words = word_count(geometry.group_channels)
     sizes = {
         "scale_a_dtype": SCALE_CODES[call.scale_a_dtype],
@@ -334,7 +318,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "group_channels": geometry.group_channels,
         "group_words": group_words,
         "channel_tiles": channel_tiles,
-        "pixel_tiles": _pixel_tiles(geometry, tile),
+        "pixel_tiles": pixel_tiles,
         "slabs": depth.slabs,
         "stages": stages,
         "stage_bytes": memory.stage,
@@ -343,10 +327,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "patch_columns_inverse": _inverse(columns.padded),
         "patch_rows": rows.padded,
         "patch_rows_inverse": _inverse(rows.padded),
-        "walk_rows": walk_rows,
-        "walk_columns": walk_columns,
-        "walk_rows_inverse": _inverse(walk_rows),
-        "walk_columns_inverse": _inverse(walk_columns),
+        "out_width_inverse": _inverse(columns.out),
+        "out_height_inverse": _inverse(rows.out),
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
         "step_rows": rows.step,
@@ -358,8 +340,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "tap_rows_inverse": _inverse(rows.dilation),
         "tap_columns_inverse": _inverse(columns.dilation),
         "skip_images": skip_images,
-        "skip_walk_rows": skip_rows,
-        "skip_walk_columns": skip_columns,
+        "skip_out_rows": skip_rows,
+        "skip_out_columns": skip_columns,
         "cut_first_rows": border[0],
         "cut_last_rows": border[1],
         "cut_first_columns": border[2],
@@ -372,8 +354,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         memory.fixed + stages * memory.stage,
         in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores: {tile.channels} channels a block, "
-        f"{tile.consumers} consumers, {'linear' if tile.linear else 'gathered'}, "
-        f"{stages} patches in flight",
+        f"{tile.consumers} consumers, {stages} patches in flight",
     )
 
 
@@ -395,7 +376,6 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("OUT", call.out),
             ("TILE_N", tile.channels),
             ("CONSUMERS", tile.consumers),
-            ("LINEAR", int(tile.linear)),
             ("KERNEL_ROWS", geometry.kernel[0]),
             ("KERNEL_COLUMNS", geometry.kernel[1]),
             ("WORD_TAPS", depth.word_taps),
