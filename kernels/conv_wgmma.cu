@@ -37,13 +37,14 @@ struct Work {
   Layout layout;
   int first_tile;
   int walkers;  // blocks with the same channels
-  u32 shared;   // address
+  u8* dynamic;  // shared memory
+  u32 shared;   // its address
 };
 
 // What the consumers wait for before their first epilogue. The producers make it as soon as there
 // is something to multiply.
 __device__ void prepare_tables(const Work& work) {
-  build_tables<OUT>(work.a, work.channels, work.layout, work.shared);
+  build_tables<OUT>(work.a, work.channels, work.layout, work.shared, work.dynamic);
   arrive(work.shared + Layout::kTableReady);
 }
 
@@ -89,36 +90,31 @@ __device__ void produce(const Work& work) {
   }
 }
 
-// The fragments of a slab. While its products run, those of the next are loaded into the registers
-// that are no longer read.
+// The fragments of a slab, and its products.
 struct Fragments {
-  // Products in flight before the oldest one's registers are loaded anew.
-  static constexpr int kLag = kSteps < 2 ? kSteps : 2;
-
   u32 registers[kSteps][4];
 
-  __device__ void load(int k, u32 rows, u32 offsets) {
-    load_matrices(registers[k], rows + load_shared(offsets + 8 * k));
-  }
-
-  __device__ void load_all(u32 rows, u32 offsets) {
+  __device__ void load(u32 rows, u32 offsets) {
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) load(k, rows, offsets);
+    for (int k = 0; k < kSteps; ++k) {
+      load_matrices(registers[k], rows + load_shared(offsets + 8 * k));
+    }
   }
 
-  // Adds up the set bits of this lane's share of a step's two rows, in the place where it is
-  // called: between two products, which take long to issue.
-  __device__ void count(int k, int (&set)[2]) const {
-    const bool both = !kHalfStep || k < kSteps - 1;
-    set[0] += count_bits(registers[k][0]) + (both ? count_bits(registers[k][2]) : 0);
-    set[1] += count_bits(registers[k][1]) + (both ? count_bits(registers[k][3]) : 0);
-  }
-
- private:
-  static __device__ int count_bits(u32 word) {
-    int set;
-    asm volatile("popc.b32 %0, %1;" : "=r"(set) : "r"(word));
-    return set;
+  // Issues the products: the sums are valid after wait_products. Meanwhile it counts the set bits
+  // of this lane's share of its two rows: a product takes so long to issue that this costs nothing.
+  __device__ void multiply(FilterTile<TILE_N> filters, bool first, Sums& sums,
+                           int (&set)[2]) const {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      multiply_async(sums, registers[k], filters, k > 0 || !first);
+      filters.low += FilterTile<TILE_N>::kStep;
+      const bool both = !kHalfStep || k < kSteps - 1;
+      set[0] += count_bits(registers[k][0]) + (both ? count_bits(registers[k][2]) : 0);
+      set[1] += count_bits(registers[k][1]) + (both ? count_bits(registers[k][3]) : 0);
+    }
+    commit_products();
   }
 };
 
@@ -128,23 +124,6 @@ __device__ inline int sum_of_lanes(int value) {
   return value + __shfl_xor_sync(kAllLanes, value, 2);
 }
 
-// What a consumer's lane reads of a patch: the row that it gives to load_matrices, and the border
-// classes of the rows that it stores.
-struct PatchRows {
-  u32 address;
-  u32 border[2];
-
-  static __device__ PatchRows of(const WgmmaArguments& a, u32 patch, int first_row) {
-    const int lane = threadIdx.x % 32;
-    const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes) + first_row * 4;
-    PatchRows rows;
-    rows.address = patch + (load_shared(words + lane % 16 * 4) & 0xFFFFu) * kChunkBytes;
-    rows.border[0] = load_shared(words + lane / 4 * 4) >> 16;
-    rows.border[1] = load_shared(words + (lane / 4 + 8) * 4) >> 16;
-    return rows;
-  }
-};
-
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
@@ -152,10 +131,6 @@ __device__ void consume(const Work& work, int consumer) {
   const int slabs = static_cast<int>(a.slabs);
   const i64 pixels = a.batch * a.out_height * a.out_width;
   const u32 offsets = work.shared + Layout::kOffsets + lane / 16 * 4;
-  const u32 patches = work.shared + work.layout.patches;
-  const u32 full = work.shared + Layout::kFull;
-  const u32 empty = work.shared + Layout::kEmpty;
-  const auto first_filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
@@ -165,60 +140,40 @@ __device__ void consume(const Work& work, int consumer) {
   sync_threads<kFiltersForConsumers, kThreads - kWarpgroup>();
 
   Stage stage;
-  wait_barrier(full, 0);
-  PatchRows patch = PatchRows::of(a, patches, first_row);
-  Fragments fragments;
-  fragments.load_all(patch.address, offsets);
-  u32 row_offset = patch.address - patches;
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     LaneRows rows;
     rows.pixel = static_cast<i64>(tile) * kTileM + first_row + lane / 4;
     const i64 left = pixels - rows.pixel;
     rows.left = left < 9 ? static_cast<int>(left) : 9;
-    rows.border[0] = patch.border[0];
-    rows.border[1] = patch.border[1];
     rows.set[0] = rows.set[1] = 0;
-    const bool last_tile = tile + work.walkers >= static_cast<int>(a.pixel_tiles);
+    u32 row = 0;
     Sums sums;
-    FilterTile<TILE_N> filters = first_filters;
+    FilterTile<TILE_N> filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
+      wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
+      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      if (slab == 0) {
+        const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes) + first_row * 4;
+        row = (load_shared(words + lane % 16 * 4) & 0xFFFFu) * kChunkBytes;
+        rows.border[0] = load_shared(words + lane / 4 * 4) >> 16;
+        rows.border[1] = load_shared(words + (lane / 4 + 8) * 4) >> 16;
+      } else {
+        wait_products();  // they read the registers that are loaded now
+      }
+      Fragments fragments;
+      fragments.load(patch + row, offsets);
       __syncwarp();
-      if (lane == 0) arrive(empty + 8 * stage.index);  // the patch is in registers
+      if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
       stage.advance(a);
-      const bool has_next = slab + 1 < slabs || !last_tile;
-      const u32 next = stage.patch(a, patches);
-      begin_products();
-#pragma unroll
-      for (int k = 0; k < kSteps; ++k) {
-        multiply_async(sums, fragments.registers[k], filters, k > 0 || slab > 0);
-        commit_products();
-        filters.low += FilterTile<TILE_N>::kStep;
-        fragments.count(k, rows.set);
-        if (has_next && k + 1 == Fragments::kLag) {
-          wait_barrier(full + 8 * stage.index, stage.phase);
-          if (slab + 1 == slabs) {
-            patch = PatchRows::of(a, next, first_row);
-            row_offset = patch.address - next;
-          }
-        }
-        if (has_next && k >= Fragments::kLag) {
-          wait_products<Fragments::kLag>();
-          fragments.load(k - Fragments::kLag, next + row_offset, offsets);
-        }
-      }
-      wait_products<0>();
-      if (has_next) {
-#pragma unroll
-        for (int k = kSteps - Fragments::kLag; k < kSteps; ++k) {
-          fragments.load(k, next + row_offset, offsets);
-        }
-      }
+      fragments.multiply(filters, slab == 0, sums, rows.set);
+      filters.low += kSteps * FilterTile<TILE_N>::kStep;
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     wait_barrier(work.shared + Layout::kTableReady, 0);
+    wait_products();
     store_tile<OUT>(a, work.channels, work.shared, rows, sums);
   }
 }
@@ -227,7 +182,7 @@ __device__ void consume(const Work& work, int consumer) {
 __device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
   const u32 end = patches + static_cast<u32>(a.stages * a.stage_bytes);
   for (u32 to = patches + threadIdx.x * kChunkBytes; to < end; to += kThreads * kChunkBytes) {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(to), "r"(0) : "memory");
+    clear_shared(to);
   }
 }
 
@@ -240,6 +195,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                      Layout::of(a),
                      static_cast<int>(blockIdx.x) / channel_tiles,
                      static_cast<int>(gridDim.x) / channel_tiles,
+                     dynamic,
                      shared_address(dynamic)};
   if (threadIdx.x == 0) {
     for (int i = 0; i < static_cast<int>(a.stages); ++i) {

@@ -24,11 +24,7 @@ struct LaneRows {
 
 // sum * 2**-22 + addend, exact for sum below 2**23.
 __device__ inline float scale_and_add(int sum, float addend) {
-  float result;
-  asm("fma.rn.f32 %0, %1, %2, %3;"
-      : "=f"(result)
-      : "f"(__int_as_float(sum)), "f"(0x1p127f), "f"(addend));
-  return result;
+  return multiply_add(__int_as_float(sum), 0x1p127f, addend);
 }
 
 struct LaneValues {
@@ -38,11 +34,11 @@ struct LaneValues {
     LaneValues loaded;
 #pragma unroll
     for (int i = 0; i < kLaneChannels; i += 4) {
-      asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                   : "=f"(loaded.values[i]), "=f"(loaded.values[i + 1]), "=f"(loaded.values[i + 2]),
-                     "=f"(loaded.values[i + 3])
-                   : "r"(address + 4 * i)
-                   : "memory");
+      const float4 part = load_floats(address + 4 * i);
+      loaded.values[i] = part.x;
+      loaded.values[i + 1] = part.y;
+      loaded.values[i + 2] = part.z;
+      loaded.values[i + 3] = part.w;
     }
     return loaded;
   }
@@ -152,7 +148,7 @@ __device__ inline LaneValues finish(const Sums& sums, const LaneValues& counted,
 #pragma unroll
   for (int i = 0; i < kLaneChannels; ++i) {
     const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.values[i]);
-    const float dot = __fmaf_rn(scaled, 0x1p24f, negative_set);
+    const float dot = multiply_add(scaled, 0x1p24f, negative_set);
     y.values[i] = __fadd_rn(__fmul_rn(alpha.values[i], dot), addend.values[i]);
   }
   return y;
@@ -219,8 +215,7 @@ struct LanePixels {
     for (int i = 0; i < kLaneChannels; i += kPixels) {
       if constexpr (kTransposed) {
         const int channel = first + i + lane / 4 % 2;
-        u32 pair = pair_of<Out>(y.values[i], y.values[i + 1]);
-        asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+        const u32 pair = transpose_pairs(pair_of<Out>(y.values[i], y.values[i + 1]));
         if (channel >= count) continue;
         if (plane % 2 == 0) {  // then both pixels are of one image, and aligned
           if (to[0] != nullptr) *reinterpret_cast<u32*>(to[0] + channel * plane) = pair;

@@ -16,7 +16,9 @@
 //   MASKED      1 where a group's last word has a tail
 //
 // The depth is cut into slabs of PLANES * 128 channels. A patch is what a tile of pixels reads of
-// a slab: whole rows of the (virtually) padded image, so that a tap is an offset into it.
+// a slab: whole rows of the (virtually) padded image, so that a tap is an offset into it. Behind it
+// stands a word a row of the tile: the patch's pixel under the row's first tap in the low half, its
+// border class in the high one.
 #pragma once
 
 #include "epilogue.cuh"
@@ -170,16 +172,4 @@ struct Channels {
 // the 8 from 8 * (l % 4) on.
 __device__ inline int column_of(int channel) {
   return channel / 32 * 32 + channel % 8 / 2 * 8 + channel % 32 / 8 * 2 + channel % 2;
-}
-
-// A patch is followed by a word a row of the tile: the patch's pixel under the row's first tap in
-// the low half, its border class in the high one.
-
-// Keeps a value in its register, where the compiler would rather load or compute it again.
-__device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
-
-__device__ inline u32 load_shared(u32 address) {
-  u32 value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
 }

@@ -24,9 +24,7 @@ constexpr int kFiltersForProducers = 1;
 constexpr int kFiltersForConsumers = 2;
 
 // The consumers load the filters. The producers, who count their bits, do not keep them waiting.
-__device__ inline void tell_producers() {
-  asm volatile("bar.arrive %0, %1;" : : "n"(kFiltersForProducers), "n"(kThreads) : "memory");
-}
+__device__ inline void tell_producers() { arrive_at_barrier<kFiltersForProducers, kThreads>(); }
 
 __device__ inline void wait_for_filters() { sync_threads<kFiltersForProducers, kThreads>(); }
 
@@ -194,7 +192,7 @@ __device__ inline int write_constants(const WgmmaArguments& a, const Channels& c
 // and fill the table of border classes.
 template <class Out>
 __device__ inline void build_tables(const WgmmaArguments& a, const Channels& channels,
-                                    const Layout& layout, u32 shared) {
+                                    const Layout& layout, u32 shared, u8* dynamic) {
   constexpr int kPasses = (TILE_N + kWarpgroup - 1) / kWarpgroup;
   const int thread = threadIdx.x % kWarpgroup;
   int thresholds[kPasses];
@@ -205,8 +203,8 @@ __device__ inline void build_tables(const WgmmaArguments& a, const Channels& cha
   }
   wait_for_filters();
 
-  const u8* filters = static_cast<u8*>(__cvta_shared_to_generic(shared + layout.filters));
-  int* counted = static_cast<int*>(__cvta_shared_to_generic(shared + layout.counted));
+  const u8* filters = dynamic + layout.filters;
+  int* counted = reinterpret_cast<int*>(dynamic + layout.counted);
   // Loops, not unrolled code: what runs once comes from memory an instruction after the other.
 #pragma unroll 1
   for (int i = 0; i < kPasses; ++i) {

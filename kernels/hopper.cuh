@@ -1,5 +1,6 @@
-// Instructions of sm_90a that have no C++ name: barriers in shared memory, registers handed from
-// warpgroup to warpgroup, and what orders the matrix products of a warpgroup.
+// Single instructions for conv_wgmma that have no C++ name: barriers in shared memory, registers
+// handed from warpgroup to warpgroup, what orders the matrix products of a warpgroup, and accesses
+// and arithmetic whose place or form matters.
 #pragma once
 
 #include "tensor_core.cuh"
@@ -23,9 +24,6 @@ __device__ inline void arrive_after_copies(u32 barrier) {
 // Waits for the phase of this parity to end; on a fresh barrier, parity 1 has ended already.
 __device__ inline void wait_barrier(u32 barrier, u32 parity) {
   u32 done;
-#ifdef WATCHDOG
-  int tries = 0;
-#endif
   do {
     asm volatile(
         "{\n\t"
@@ -36,14 +34,6 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
         : "=r"(done)
         : "r"(barrier), "r"(parity)
         : "memory");
-#ifdef WATCHDOG
-    if (++tries > 20000) {
-      if (threadIdx.x % 32 == 0)
-        printf("block %d thread %d waits for %x parity %d\n", blockIdx.x, threadIdx.x, barrier,
-               parity);
-      return;
-    }
-#endif
   } while (done == 0);
 }
 
@@ -51,6 +41,12 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
 template <int Index, int Threads>
 __device__ inline void sync_threads() {
   asm volatile("bar.sync %0, %1;" : : "n"(Index), "n"(Threads) : "memory");
+}
+
+// Arrives at such a barrier without waiting there.
+template <int Index, int Threads>
+__device__ inline void arrive_at_barrier() {
+  asm volatile("bar.arrive %0, %1;" : : "n"(Index), "n"(Threads) : "memory");
 }
 
 template <int Registers>
@@ -75,8 +71,49 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Waits until at most Pending of the warpgroup's committed groups are unfinished.
-template <int Pending>
 __device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+// Keeps a value in its register, where the compiler would rather load or compute it again.
+__device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
+
+__device__ inline u32 load_shared(u32 address) {
+  u32 value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ inline float4 load_floats(u32 address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+// 16 bytes.
+__device__ inline void clear_shared(u32 address) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(0) : "memory");
+}
+
+// Stays where it is called.
+__device__ inline int count_bits(u32 word) {
+  int set;
+  asm volatile("popc.b32 %0, %1;" : "=r"(set) : "r"(word));
+  return set;
+}
+
+// One rounding; the sources are compiled without contraction, so that it needs a name.
+__device__ inline float multiply_add(float a, float b, float c) {
+  float result;
+  asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
+  return result;
+}
+
+// An 8x8 matrix of 2-byte values, two a lane along a row, transposed.
+__device__ inline u32 transpose_pairs(u32 pair) {
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));
+  return pair;
 }

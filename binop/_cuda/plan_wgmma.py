@@ -1,7 +1,7 @@
 """When conv_wgmma (sm_90a) convolves, and with which tile. No tensors and no CuPy here.
 
 The kernel reads an image as if it were padded: whole rows of that image, which the plan describes
-per axis (``Axis``), are the patches that its tiles of output pixels work on.
+per axis (``wgmma_geometry.Axis``), are the patches that its tiles of output pixels work on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ from binop._cuda.launches import (
     divide_up,
     in_order,
 )
+from binop._cuda.wgmma_geometry import (
+    CHUNK_BYTES,
+    CHUNK_WORDS,
+    MAX_STEPS,
+    Axis,
+    Depth,
+    axes,
+)
 from binop.geometry import Conv2dGeometry
 from binop.packing import WORD_BITS, word_count
 
@@ -27,9 +35,6 @@ CAPABILITY = (9, 0)
 
 _PRODUCT_PIXELS = 64
 _MAX_PIXELS = 4 * _PRODUCT_PIXELS
-_CHUNK_BYTES = 16
-_CHUNK_WORDS = 4
-_MAX_STEPS = 9  # products of a slab: their fragments stay in registers
 _MAX_STAGES = 8
 _MIN_STAGES = 2
 _WARPGROUP = 128
@@ -39,100 +44,13 @@ _MAX_TAPS = 2**20
 _MAX_INDEX = 2**16  # of a pixel in a patch
 _MAX_OFFSET = 2**31
 
-# Cycles, for the choice of a tile (measured on one H200, see benchmarks/README.md).
-_START_CYCLES = 3500
-_LOAD_BYTES_PER_CYCLE = 24
-_STEP_CYCLES = 42  # of a product with few channels, however few
-_EPILOGUE_CYCLES = 90
-_EPILOGUE_CYCLES_PER_CHANNEL = 2.3
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of the padded image."""
-
-    size: int  # of the image
-    out: int
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-
-    @property
-    def step(self) -> int:
-        """From one output to the next. (For one tap, the patch leaves out what no output sees.)"""
-        return 1 if self.kernel == 1 else self.stride
-
-    @property
-    def skip(self) -> int:
-        """Of the image, from one element of the padded image to the next."""
-        return self.stride if self.kernel == 1 else 1
-
-    @property
-    def reach(self) -> int:
-        return self.dilation * (self.kernel - 1) + 1
-
-    @property
-    def padded(self) -> int:
-        return (self.out - 1) * self.step + self.reach
-
-    def cuts(self) -> tuple[int, int] | None:
-        """The most taps that lie before and behind the image; None where an output has taps on
-        both sides, or none inside."""
-        most = [0, 0]
-        for index in range(self.out):
-            start = index * self.stride - self.padding
-            over = start + self.reach - self.size
-            before = max(0, divide_up(-start, self.dilation))
-            after = max(0, divide_up(over, self.dilation))
-            if (before and after) or max(before, after) >= self.kernel:
-                return None
-            most = [max(most[0], before), max(most[1], after)]
-        return most[0], most[1]
-
-
-def _axes(geometry: Conv2dGeometry) -> tuple[Axis, Axis]:
-    sizes = (geometry.height, geometry.width)
-    outs = (geometry.out_height, geometry.out_width)
-    rows, columns = (
-        Axis(*values)
-        for values in zip(
-            sizes,
-            outs,
-            geometry.kernel,
-            geometry.stride,
-            geometry.padding,
-            geometry.dilation,
-            strict=True,
-        )
-    )
-    return rows, columns
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How taps and words of channels fill 16-byte chunks: the macros of conv_wgmma_tile.cuh."""
-
-    word_taps: int
-    planes: int
-    chunks: int  # of a slab, before it is filled up to whole steps
-    slabs: int
-
-    @property
-    def steps(self) -> int:
-        return divide_up(self.chunks, 2)
-
-    @classmethod
-    def of(cls, geometry: Conv2dGeometry) -> Depth:
-        words = word_count(geometry.group_channels)
-        rows, columns = geometry.kernel
-        if words <= 2:
-            taps = _CHUNK_WORDS // words
-            planes = 2 if columns > taps and columns % taps else 1
-            return cls(taps, planes, rows * divide_up(columns, taps), 1)
-        pieces = divide_up(words, _CHUNK_WORDS)
-        planes = min(pieces, max(1, 2 * _MAX_STEPS // (rows * columns)))
-        return cls(1, planes, rows * columns * planes, divide_up(pieces, planes))
+# Cycles of a block, fitted to 33 times of layers and tiles on one H200 (2026-11-24, clock taken as
+# 1.85 GHz): within 20% of them, good enough to choose a tile.
+_START_CYCLES = 8500
+_FILTER_BYTES_PER_CYCLE = 10  # their copies and the counting of their bits
+_PRODUCT_CYCLES = 42  # besides half a cycle a channel
+_ROUND_CYCLES = 800
+_ROUND_CYCLES_PER_CHANNEL = 3.4  # and consumer: the epilogue
 
 
 @dataclass(frozen=True)
@@ -179,14 +97,14 @@ class Memory:
 
     @classmethod
     def of(cls, geometry: Conv2dGeometry, depth: Depth, tile: WgmmaTile, classes: int) -> Memory:
-        plane = patch_pixels(*_axes(geometry), tile.pixels) * _CHUNK_BYTES
+        plane = patch_pixels(*axes(geometry), tile.pixels) * CHUNK_BYTES
         stage = divide_up(depth.planes * plane + 4 * tile.pixels, 128) * 128
         slab_chunks = 2 * depth.steps
         barriers = 8 * 2 * _MAX_STAGES + 16
         offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
         taps = math.prod(geometry.kernel)
         constants = offsets + 4 * tile.channels * (2 + classes + taps)
-        filters = depth.slabs * slab_chunks * tile.channels * _CHUNK_BYTES
+        filters = depth.slabs * slab_chunks * tile.channels * CHUNK_BYTES
         return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
 
 
@@ -194,7 +112,7 @@ def _border(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, in
     """Taps cut off at the first and last rows and columns; None where the kernel has no class."""
     if pad_value != 0:
         return 0, 0, 0, 0
-    rows, columns = (axis.cuts() for axis in _axes(geometry))
+    rows, columns = (axis.cuts() for axis in axes(geometry))
     return None if rows is None or columns is None else (*rows, *columns)
 
 
@@ -221,11 +139,11 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
     if device.capability != CAPABILITY:
         return "the device has no warpgroup-wide matrix products"
-    rows, columns = _axes(geometry)
+    rows, columns = axes(geometry)
     out_per_group = geometry.out_channels // geometry.groups
     if call.out == "bits" and geometry.groups > 1 and out_per_group % WORD_BITS != 0:
         return "groups share words of the packed output"
-    if Depth.of(geometry).steps > _MAX_STEPS:
+    if Depth.of(geometry).steps > MAX_STEPS:
         return "the kernel has too many taps"
     if geometry.taps >= _MAX_TAPS:
         return "the depth is too large for an exact float epilogue"
@@ -250,33 +168,29 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
     return None
 
 
+def _pixel_tiles(geometry: Conv2dGeometry, tile: WgmmaTile) -> int:
+    return divide_up(geometry.batch * geometry.out_height * geometry.out_width, tile.pixels)
+
+
 def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple[int, int]:
     """Channel tiles, and blocks that share each."""
     out_per_group = geometry.out_channels // geometry.groups
     channel_tiles = geometry.groups * divide_up(out_per_group, tile.channels)
-    pixels = geometry.batch * geometry.out_height * geometry.out_width
     walkers = max(1, device.multiprocessors // channel_tiles)
-    return channel_tiles, min(walkers, divide_up(pixels, tile.pixels))
+    return channel_tiles, min(walkers, _pixel_tiles(geometry, tile))
 
 
 def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
-    """A model of the time that a tile takes, good enough to choose one."""
+    """About how long a tile takes."""
     depth = Depth.of(geometry)
     channel_tiles, walkers = _walkers(geometry, tile, device)
-    pixels = geometry.batch * geometry.out_height * geometry.out_width
-    rounds = divide_up(divide_up(pixels, tile.pixels), walkers)
+    rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
     steps = depth.slabs * depth.steps
-    filters = steps * 2 * tile.channels * _CHUNK_BYTES
-    product = tile.consumers * steps * max(_STEP_CYCLES, tile.channels / 2)
-    epilogue = _EPILOGUE_CYCLES + _EPILOGUE_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
+    filters = steps * 2 * tile.channels * CHUNK_BYTES / _FILTER_BYTES_PER_CYCLE
+    products = tile.consumers * steps * (tile.channels / 2 + _PRODUCT_CYCLES)
+    epilogue = _ROUND_CYCLES + _ROUND_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
-    one_block = (
-        _START_CYCLES
-        + filters / _LOAD_BYTES_PER_CYCLE
-        + rounds * (max(product, epilogue) if tile.consumers > 1 else product + epilogue)
-        + min(product, epilogue) / tile.consumers
-    )
-    return waves * one_block
+    return waves * (_START_CYCLES + filters + rounds * (products + epilogue))
 
 
 def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> WgmmaTile:
@@ -292,10 +206,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     memory = Memory.of(geometry, depth, tile, _classes(border))
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
-    rows, columns = _axes(geometry)
-    pixel_tiles = divide_up(
-        geometry.batch * geometry.out_height * geometry.out_width, tile.pixels
-    )
+    rows, columns = axes(geometry)
     skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
     skip_images, skip_rows = divmod(skipped_rows, rows.out)
     group_words = word_count(geometry.group_channels)
@@ -318,7 +229,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "group_channels": geometry.group_channels,
         "group_words": group_words,
         "channel_tiles": channel_tiles,
-        "pixel_tiles": pixel_tiles,
+        "pixel_tiles": _pixel_tiles(geometry, tile),
         "slabs": depth.slabs,
         "stages": stages,
         "stage_bytes": memory.stage,
@@ -369,7 +280,9 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
     masked = geometry.group_channels % WORD_BITS != 0
     stores = "kPixels"
     if call.out == "bits" or call.channels_last:
-        stores = "kWide" if call.out == "bits" or geometry.out_channels % 8 == 0 else "kSingle"
+        # 16-byte stores of 8 channels; the first of a group must be aligned too.
+        aligned = (geometry.out_channels // geometry.groups) % 8 == 0
+        stores = "kWide" if call.out == "bits" or aligned else "kSingle"
     return Kernel(
         "conv_wgmma.cu",
         (
@@ -380,7 +293,7 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("KERNEL_COLUMNS", geometry.kernel[1]),
             ("WORD_TAPS", depth.word_taps),
             ("PLANES", depth.planes),
-            ("PARTIAL", int(depth.word_taps == 1 and words % (_CHUNK_WORDS * depth.planes) != 0)),
+            ("PARTIAL", int(depth.word_taps == 1 and words % (CHUNK_WORDS * depth.planes) != 0)),
             ("COPY_WORDS", 1 if masked else math.gcd(4, words, max(1, call.alignment // 4))),
             ("MASKED", int(masked)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
