@@ -27,9 +27,17 @@ CONV_SIZES = (
     "flip_stride", "batch", "height", "width", "out_channels", "out_height", "out_width",
     "kernel_rows", "kernel_columns", "stride_rows", "stride_columns", "padding_rows",
     "padding_columns", "dilation_rows", "dilation_columns", "groups", "group_channels",
-    "group_words", "pad_value", "channels_last", "has_border", "wide_stores", "channel_tiles",
-    "pixel_tiles", "pixel_words", "filter_words", "reach_rows", "reach_columns", "walk_rows",
-    "walk_columns", "walk_words",
+    "group_words", "pad_value", "channels_last",
+)  # fmt: skip
+# What conv_mma takes after these.
+MMA_SIZES = (
+    "pixels", "channel_tiles", "pixel_tiles", "copy_words", "pixel_words",
+    "filter_words", "patch_per_tap", "segments", "segment_entries", "segment_step",
+    "padded_width", "padded_plane", "tap_rows_apart", "tap_columns_apart", "fold", "tap_chunks",
+    "stage_planes", "stages", "resident", "slots", "patch_bytes", "filter_bytes", "row_classes",
+    "column_classes", "first_row_class", "first_column_class", "common_class", "by_plane",
+    "by_width", "by_padded_plane", "by_padded_width", "ring_at", "set_bits_at", "table_at",
+    "ranges_at", "rows_at", "chunks_at", "channels_at", "scratch_at",
 )  # fmt: skip
 
 
@@ -71,3 +79,11 @@ def in_order(names: Sequence[str], sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def divide_up(value: int, divisor: int) -> int:
     return -(-value // divisor)
+
+
+def reciprocal(divisor: int) -> int:
+    """What ``divide_by`` of kernels/types.cuh divides by: for ``0 <= value < 2**31``,
+    ``value * multiplier >> shift == value // divisor``, with the multiplier in the low 32 bits and
+    the shift above (Granlund and Montgomery 1994, figure 4.1)."""
+    shift = 31 + (divisor - 1).bit_length()
+    return shift << 32 | divide_up(1 << shift, divisor)

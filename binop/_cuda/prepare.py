@@ -16,7 +16,8 @@ from torch import Tensor
 from binop import checks
 from binop._cuda.launch import PreparedLaunch, device_facts
 from binop._cuda.launches import CONV_POINTERS, PACK_POINTERS, UNPACK_POINTERS, Launch
-from binop._cuda.plan_conv import ConvCall, plan_conv
+from binop._cuda.conv_call import ConvCall
+from binop._cuda.plan_conv import plan_conv
 from binop._cuda.plan_pack import Image, plan_pack, plan_unpack
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format

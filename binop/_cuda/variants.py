@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from binop._cuda import jit
 from binop._cuda.launches import ELEMENT_BYTES, Kernel
-from binop._cuda.plan_conv import FIRST_WITH_MMA, TILES, mma_kernel
+from binop._cuda.plan_mma import (
+    EMULATED_TILES,
+    FIRST_EMULATED,
+    FIRST_WITH_MMA,
+    TILES,
+    Tile,
+    mma_kernel,
+)
 
 _OUTPUTS = ("float16", "bfloat16", "float32", "bits")
 
@@ -29,14 +36,22 @@ def kernels() -> Iterator[Kernel]:
     for out in _OUTPUTS:
         yield Kernel("conv_simt.cu", (("OUT", out),))
         for tile in TILES:
-            for copy_words in (1, 2, 4):
-                yield mma_kernel(out, tile, copy_words, masked=False)
-            yield mma_kernel(out, tile, 1, masked=True)
+            yield from _mma_kernels(out, tile)
+
+
+def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
+    return [mma_kernel(out, tile, rows) for rows in ((True,) if out == "bits" else (True, False))]
 
 
 def runs_on(kernel: Kernel, arch: str) -> bool:
-    number = int(arch.removeprefix("sm_").rstrip("a"))
-    return kernel.source != "conv_mma.cu" or divmod(number, 10) >= FIRST_WITH_MMA
+    """Whether a plan for this architecture can ask for the kernel."""
+    capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
+    if kernel.source != "conv_mma.cu":
+        return True
+    if capability >= FIRST_EMULATED:
+        emulated = [_mma_kernels(out, tile) for out in _OUTPUTS for tile in EMULATED_TILES]
+        return any(kernel in some for some in emulated)
+    return capability >= FIRST_WITH_MMA
 
 
 @dataclass(frozen=True)
