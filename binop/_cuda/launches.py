@@ -14,10 +14,13 @@ ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 # How load_scale of kernels/types.cuh reads a scale.
 SCALE_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 
-PACK_POINTERS = ("x", "signs", "mask", "scale_a")
+PACK_POINTERS = ("x", "signs", "mask", "scale_a", "filters", "filter_bits")
 PACK_SIZES = (
     "scale_a_dtype", "clip", "pixels", "plane", "width", "groups", "group_channels",
     "group_words", "stride_image", "stride_channel", "stride_row", "stride_column", "block_words",
+    "filter_blocks", "filter_count", "filter_channels", "filter_rows", "filter_columns",
+    "filter_stride", "filter_stride_channel", "filter_stride_row", "filter_stride_column",
+    "filter_element_bytes", "filter_infinity", "filter_minus_zero",
 )  # fmt: skip
 UNPACK_POINTERS = ("packed", "out")
 UNPACK_SIZES = ("pixels", "channels", "words")

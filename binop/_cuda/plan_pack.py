@@ -21,6 +21,15 @@ from binop._cuda.launches import (
 from binop.packing import WORD_BITS, word_count
 
 _PACK_THREADS = 256
+_WORD_BYTES = 4
+
+# The bit patterns of infinity and -0.0, by which signs are decided (kernels/types.cuh).
+_SPECIALS = {
+    "float16": (0x7C00, 0x8000),
+    "bfloat16": (0x7F80, 0x8000),
+    "float32": (0x7F800000, 0x80000000),
+    "int8": (0x7F, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -64,28 +73,33 @@ class Image:
 
 
 def plan_pack(
-    image: Image, *, groups: int = 1, mask: bool = False, clip: float = 0.0, scale_dtype: str = ""
+    image: Image,
+    *,
+    groups: int = 1,
+    mask: bool = False,
+    clip: float = 0.0,
+    scale_dtype: str = "",
+    filters: Image | None = None,
 ) -> Launch | None:
+    """One launch that packs an image, and with ``filters`` these, too."""
     channels = image.shape[1]
     group_channels = channels // groups
     group_words = word_count(group_channels)
     words = image.pixels * groups * group_words
     if words == 0:
         return None
-    macros: tuple[tuple[str, str | int], ...] = (("ELEMENT", image.element), ("MASK", int(mask)))
-    block_words = 1
+    block_words = min(2, groups * group_words)
+    vector = None
     if image.is_one_line() and group_channels % WORD_BITS == 0 and image.alignment == 16:
-        source, reason = "pack_flat.cu", "channels are innermost and fill whole words"
+        layout, reason = "flat", "channels are innermost and fill whole words"
         blocks = divide_up(words, _PACK_THREADS)
     elif image.has_dense_planes():
-        source, reason = "pack_planes.cu", "pixels are innermost"
+        layout, reason = "planes", "pixels are innermost"
         vector = image.pixel_vector()
-        macros = (*macros, ("VECTOR", vector))
-        block_words = min(8, 1 << (groups * group_words - 1).bit_length())
-        pixels = _PACK_THREADS // block_words * vector
+        pixels = _PACK_THREADS // _WORD_BYTES // block_words * vector
         blocks = divide_up(image.pixels, pixels) * divide_up(groups * group_words, block_words)
     else:
-        source, reason = "pack_strided.cu", "neither channels nor pixels are innermost and dense"
+        layout, reason = "strided", "neither channels nor pixels are innermost and dense"
         blocks = divide_up(words, _PACK_THREADS)
     sizes = {
         "scale_a_dtype": SCALE_CODES[scale_dtype] if mask else 0,
@@ -102,9 +116,49 @@ def plan_pack(
         "stride_column": image.strides[3],
         "block_words": block_words,
     }
+    if filters is not None:
+        sizes |= _filter_sizes(filters)
     return Launch(
-        Kernel(source, macros), blocks, _PACK_THREADS, 0, in_order(PACK_SIZES, sizes), reason
+        pack_kernel(image.element, layout, vector, mask=mask, filters=filters is not None),
+        blocks + sizes.get("filter_blocks", 0),
+        _PACK_THREADS,
+        0,
+        in_order(PACK_SIZES, sizes),
+        reason,
     )
+
+
+def _filter_sizes(filters: Image) -> dict[str, int]:
+    count, channels, rows, columns = filters.shape
+    infinity, minus_zero = _SPECIALS[filters.element]
+    return {
+        "filter_blocks": divide_up(count * word_count(channels), _PACK_THREADS // 32),
+        "filter_count": count,
+        "filter_channels": channels,
+        "filter_rows": rows,
+        "filter_columns": columns,
+        "filter_stride": filters.strides[0],
+        "filter_stride_channel": filters.strides[1],
+        "filter_stride_row": filters.strides[2],
+        "filter_stride_column": filters.strides[3],
+        "filter_element_bytes": ELEMENT_BYTES[filters.element],
+        "filter_infinity": infinity,
+        "filter_minus_zero": minus_zero,
+    }
+
+
+def pack_kernel(
+    element: str, layout: str, vector: int | None, *, mask: bool = False, filters: bool = False
+) -> Kernel:
+    macros: tuple[tuple[str, str | int], ...] = (
+        ("ELEMENT", element),
+        ("MASK", int(mask)),
+        ("FILTERS", int(filters)),
+        ("LAYOUT", layout),
+    )
+    if vector is not None:
+        macros = (*macros, ("VECTOR", vector))
+    return Kernel("pack.cu", macros)
 
 
 def plan_unpack(pixels: int, channels: int, element: str) -> Launch | None:

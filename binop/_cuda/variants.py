@@ -16,22 +16,23 @@ from binop._cuda.plan_mma import (
     Tile,
     mma_kernel,
 )
+from binop._cuda.plan_pack import pack_kernel
 
+_PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})
 _OUTPUTS = ("float16", "bfloat16", "float32", "bits")
 
 
 def kernels() -> Iterator[Kernel]:
     for element, size in ELEMENT_BYTES.items():
         yield Kernel("unpack.cu", (("ELEMENT", element),))
-        for mask in (0, 1):
-            if mask and element == "int8":
-                continue  # weights have no clip mask
-            macros = (("ELEMENT", element), ("MASK", mask))
-            yield Kernel("pack_flat.cu", macros)
-            yield Kernel("pack_strided.cu", macros)
+        for options in _PACK_OPTIONS:
+            if element == "int8" and options != {}:
+                continue  # weights have no clip mask, and are no activations
+            yield pack_kernel(element, "flat", None, **options)
+            yield pack_kernel(element, "strided", None, **options)
             vector = 1
             while vector * size <= 16:
-                yield Kernel("pack_planes.cu", (*macros, ("VECTOR", vector)))
+                yield pack_kernel(element, "planes", vector, **options)
                 vector *= 2
     for out in _OUTPUTS:
         yield Kernel("conv_simt.cu", (("OUT", out),))
