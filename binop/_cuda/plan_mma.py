@@ -240,7 +240,9 @@ class Candidate:
         if not self.resident:
             copied += self.stages * self.filter_bytes
         stored = self.tile.pixels * self.tile.channels * _OUTPUT / 128
-        busy = max(blocks * products, blocks * copied / _CACHE_BYTES, latency)
+        copying = copied / _CACHE_BYTES
+        # Copies overlap with products, but take some of their time.
+        busy = max(blocks * (products + copying / 4), blocks * copying, latency)
         # With two warps a quarter, one stores while the other multiplies.
         overlapped = blocks * self.tile.warps >= 8
         each = max(busy, blocks * stored) if overlapped else busy + stored
