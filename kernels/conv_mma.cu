@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       const u8* patch = now.address(a, dynamic);
       const u32 filters = shared_address(now.filters(a, dynamic));
       ahead.load(a, block, dynamic);
-      count_set_bits(a, stage, patch, at<int>(dynamic, a.set_bits_at));
+      count_set_bits(a, tile, stage, patch, at<int>(dynamic, a.set_bits_at));
       multiply_stage(sums, operands, warp, shared_address(patch), filters, step_count(a));
       now.advance(a);
     }

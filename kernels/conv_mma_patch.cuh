@@ -69,7 +69,7 @@ __device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int g
   const int group_words = static_cast<int>(a.group_words);
   for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
 #pragma unroll 1
-    for (int entry = static_cast<int>(threadIdx.x); entry < entries; entry += kThreads) {
+    for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
       const Source source = Source::of_entry(a, tile, group, segment, entry);
       const u32 entry_at = target + (segment * entries + entry) * kChunkBytes;
       if (fold == 1) {
@@ -94,11 +94,12 @@ __device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int g
 
 // Adds up popc of every entry over the stages. Each thread counts the same entries in each stage.
 // Tail bits that a user's tensor has set do not count, and meet zeros in the filters.
-__device__ inline void count_set_bits(const MmaArguments& a, int stage, const u8* patch,
-                                      int* set_bits) {
+__device__ inline void count_set_bits(const MmaArguments& a, const Tile& tile, int stage,
+                                      const u8* patch, int* set_bits) {
   const int entries = static_cast<int>(a.segment_entries * a.segments);
   const int planes = static_cast<int>(a.stage_planes);
   const int group_words = static_cast<int>(a.group_words);
+  const int last_entry = entries - static_cast<int>(a.segment_entries) + tile.entries;
   const u32 last = tail_mask(a.group_channels);
 #pragma unroll 1
   for (int plane = 0; plane < planes; ++plane) {
@@ -108,7 +109,7 @@ __device__ inline void count_set_bits(const MmaArguments& a, int stage, const u8
     for (int w = 0; w < kChunkWords; ++w) masks[w] = left > w + 1 ? ~0u : left == w + 1 ? last : 0u;
     const uint4* chunks = reinterpret_cast<const uint4*>(patch) + plane * entries;
 #pragma unroll 1
-    for (int entry = static_cast<int>(threadIdx.x); entry < entries; entry += kThreads) {
+    for (int entry = static_cast<int>(threadIdx.x); entry < last_entry; entry += kThreads) {
       const uint4 chunk = chunks[entry];
       const int set = __popc(chunk.x & masks[0]) + __popc(chunk.y & masks[1]) +
                       __popc(chunk.z & masks[2]) + __popc(chunk.w & masks[3]);

@@ -33,6 +33,7 @@ struct MmaArguments : ConvArguments {
   i64 patch_per_tap;    // a run per tap, an entry per output pixel; else runs of the padded image
   i64 segments;
   i64 segment_entries;
+  i64 tap_entries;      // entries of a segment after the last pixel's first tap
   i64 segment_step;     // padded pixels from one run to the next
   i64 padded_width;     // of the image with its padding
   i64 padded_plane;
@@ -125,13 +126,19 @@ struct Place {
 // A tile of output pixels.
 struct Tile {
   int first_pixel;
-  int image;   // of the first pixel
-  int padded;  // its place in that image
+  int image;    // of the first pixel
+  int padded;   // its place in that image
+  int entries;  // of a segment that the tile needs
 
   static __device__ Tile at(const MmaArguments& a, int index) {
     const int first_pixel = index * kTileM;
     const Place place = Place::of_pixel(a, first_pixel);
-    return {first_pixel, place.image, place.padded(a, place.image)};
+    Tile tile = {first_pixel, place.image, place.padded(a, place.image), kTileM};
+    if (!a.patch_per_tap) {
+      const int last = tile.place(a, kTileM - 1).padded(a, place.image);
+      tile.entries = last - tile.padded + 1 + static_cast<int>(a.tap_entries);
+    }
+    return tile;
   }
 
   // Of a row of the tile; rows past the last pixel repeat it.

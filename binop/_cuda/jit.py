@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from binop._cuda import sources
+from binop._cuda import capture, sources
 from binop._cuda.launches import Kernel
 
 # Compute capabilities that the sources are compiled and tested for. sm_90a adds to sm_90 the
@@ -165,9 +165,13 @@ def load(kernel: Kernel, device: int, arch: str, shared_bytes: int) -> Any:
     with _loading:
         function, allowed = _loaded.get((kernel, device), (None, 0))
         if function is None:
-            module = Module()
-            module.load(cubin(kernel, arch))
-            function = module.get_function(kernel.entry)
+            code = cubin(kernel, arch)
+            with capture.calls_allowed():
+                module = Module()
+                module.load(code)
+                function = module.get_function(kernel.entry)
+                # CUDA would load the code when it is first launched: not inside a capture.
+                driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_NUM_REGS, function.ptr)
         if shared_bytes > max(allowed, 48 * 1024):  # more than 48 KiB needs asking for
             driver.funcSetAttribute(
                 function.ptr,

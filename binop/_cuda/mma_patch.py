@@ -23,6 +23,7 @@ class Patch:
     per_tap: bool
     segments: int
     segment_entries: int
+    tap_entries: int
     segment_step: int
     tap_rows_apart: int
     tap_columns_apart: int
@@ -80,15 +81,17 @@ def choose_patch(geometry: Conv2dGeometry, pixels: int) -> Patch:
     dilation_columns = geometry.dilation[1]
     words = word_count(geometry.group_channels)
     fold = CHUNK_WORDS // words if words in (1, 2) and kernel_columns > 1 else 1
-    run, row_of_taps = _run(geometry, pixels), _row_of_taps(geometry)
-    whole = run + (kernel_rows - 1) * row_of_taps
+    interval, row_of_taps = _interval(geometry, pixels), _row_of_taps(geometry)
+    across = (kernel_columns - 1) * dilation_columns
+    down = (kernel_rows - 1) * row_of_taps
+    run, whole = interval + across, interval + across + down
     candidates = (
         # One run with all rows of taps, which share pixels.
-        Patch(False, 1, whole, 0, row_of_taps, dilation_columns, fold),
+        Patch(False, 1, whole, across + down, 0, row_of_taps, dilation_columns, fold),
         # A run for each row of taps, where they lie far apart.
-        Patch(False, kernel_rows, run, row_of_taps, run, dilation_columns, fold),
+        Patch(False, kernel_rows, run, across, row_of_taps, run, dilation_columns, fold),
         # No sharing: strides that skip most pixels, kernels of one tap.
-        Patch(True, math.prod(geometry.kernel), pixels, 0, kernel_columns * pixels, pixels, 1),
+        Patch(True, math.prod(geometry.kernel), pixels, 0, 0, kernel_columns * pixels, pixels, 1),
     )
     return min(candidates, key=lambda patch: patch.entries)
 
@@ -99,6 +102,7 @@ def patch_sizes(geometry: Conv2dGeometry, patch: Patch) -> dict[str, int]:
         "patch_per_tap": int(patch.per_tap),
         "segments": patch.segments,
         "segment_entries": patch.segment_entries,
+        "tap_entries": patch.tap_entries,
         "segment_step": patch.segment_step,
         "padded_width": columns,
         "padded_plane": rows * columns,

@@ -246,11 +246,12 @@ class Candidate:
         # With two warps a quarter, one stores while the other multiplies.
         overlapped = blocks * self.tile.warps >= 8
         each = max(busy, blocks * stored) if overlapped else busy + stored
-        kept = blocks * self.stages * self.filter_bytes if self.resident else 0
-        return _START + kept / _CACHE_BYTES + waves * each
+        # What must have come before the first product.
+        first = blocks * self.filter_bytes * (self.stages if self.resident else 1)
+        return _START + first / _CACHE_BYTES + waves * each
 
 
-def _candidates(
+def candidates(
     geometry: Conv2dGeometry, call: ConvCall, device: Device
 ) -> Iterator[tuple[Candidate, int]]:
     """Those that fit the device, with their bytes of shared memory."""
@@ -304,7 +305,7 @@ def why_not_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str
         return "the kernel has too many taps"
     if _extent(geometry) >= _MAX_EXTENT:
         return "sizes beyond 2**30"
-    if next(_candidates(geometry, call, device), None) is None:
+    if next(candidates(geometry, call, device), None) is None:
         return "no tile's pixels and filters fit into shared memory"
     return None
 
@@ -312,7 +313,7 @@ def why_not_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str
 def plan_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
     """For a call that ``why_not_mma`` has nothing against."""
     candidate, shared_bytes = min(
-        _candidates(geometry, call, device), key=lambda item: item[0].estimate(device, item[1])
+        candidates(geometry, call, device), key=lambda item: item[0].estimate(device, item[1])
     )
     return launch_candidate(candidate, shared_bytes, device)
 

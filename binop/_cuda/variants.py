@@ -61,6 +61,7 @@ class Compiled:
     arch: str
     seconds: float
     cubin: bytes
+    resources: jit.Resources | None  # unknown where the cubin is for the cache
 
 
 def compile_all(
@@ -68,19 +69,21 @@ def compile_all(
     chosen: Iterable[Kernel] | None = None,
     *,
     fill_cache: bool = False,
-) -> list[Compiled]:
+) -> Iterator[Compiled]:
     """Compiles every kernel (or the ``chosen`` ones) for every architecture that it runs on.
 
     Needs NVRTC, but no GPU. With ``fill_cache`` the cubins go to the disk cache, and those that
     are there already are taken from it.
     """
     wanted = list(kernels() if chosen is None else chosen)
-    make = jit.cubin if fill_cache else jit.compile_kernel
-    report = []
     for arch in archs:
         for kernel in wanted:
-            if runs_on(kernel, arch):
-                start = time.perf_counter()
-                cubin = make(kernel, arch)
-                report.append(Compiled(kernel, arch, time.perf_counter() - start, cubin))
-    return report
+            if not runs_on(kernel, arch):
+                continue
+            start = time.perf_counter()
+            resources = None
+            if fill_cache:
+                cubin = jit.cubin(kernel, arch)
+            else:
+                cubin, resources = jit.compile_with_resources(kernel, arch)
+            yield Compiled(kernel, arch, time.perf_counter() - start, cubin, resources)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
 
@@ -13,30 +13,44 @@ from compare import assert_same_bits
 from configurations import TILED, packed_operands
 
 import binop  # noqa: F401  (registers the ops)
-from binop._cuda import plan_conv
+from binop._cuda import plan_conv, plan_mma
+from binop._cuda.plan_mma import Candidate
 
 pytestmark = pytest.mark.cuda
 
 _reference = torch.ops.binop
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-_KERNELS = {
-    "large": plan_conv.LARGE,
-    "narrow": plan_conv.NARROW,
-    "small": plan_conv.SMALL,
-    "simt": None,
+# The candidates of conv_mma by tile, with the most and the fewest of a filter in shared memory.
+_KERNELS: dict[str, Callable[[list[tuple[Candidate, int]]], list[tuple[Candidate, int]]]] = {
+    f"{name}-{kept}": lambda found, tile=tile, place=place: [
+        item for item in found if item[0].tile == tile
+    ][place : place + 1 or None]
+    for name, tile in (
+        ("wide", plan_mma.WIDE),
+        ("large", plan_mma.LARGE),
+        ("narrow", plan_mma.NARROW),
+        ("medium", plan_mma.MEDIUM),
+        ("small", plan_mma.SMALL),
+    )
+    for kept, place in (("resident", 0), ("staged", -1))
 }
 
 
-@pytest.fixture(params=list(_KERNELS))
+@pytest.fixture(params=["popcount", *_KERNELS])
 def kernel(
     ops: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Forces one kernel on every shape that it can take, also where the plan prefers another."""
-    tile = _KERNELS[request.param]
-    if tile is None:
+    if request.param == "popcount":
         monkeypatch.setattr(plan_conv, "why_not_mma", lambda *_: "forced")
     else:
-        monkeypatch.setattr(plan_conv, "_choose_tile", lambda *_: (tile, "forced"))
+        choose, all_candidates = _KERNELS[request.param], plan_mma.candidates
+
+        def candidates(*arguments: object) -> Iterator[tuple[Candidate, int]]:
+            found = list(all_candidates(*arguments))
+            return iter(choose(found) or found)
+
+        monkeypatch.setattr(plan_mma, "candidates", candidates)
     ops._prepared.clear()
     yield request.param
     ops._prepared.clear()
