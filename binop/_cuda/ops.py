@@ -28,11 +28,6 @@ def _keep(key: Hashable, run: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _facts(tensor: Tensor, address: int) -> tuple[Hashable, ...]:
-    """What a prepared call depends on of a tensor, except its values."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device(), address & 15
-
-
 def binary_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -49,10 +44,24 @@ def binary_conv2d(
     at_scale_a, at_scale_w = scale_a.data_ptr(), scale_w.data_ptr()
     key = (
         "binary_conv2d",
-        _facts(x, at_x),
-        _facts(weight, at_weight),
-        _facts(scale_a, at_scale_a),
-        _facts(scale_w, at_scale_w),
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        at_x & 15,
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        weight.get_device(),
+        at_weight & 15,
+        scale_a.shape,
+        scale_a.stride(),
+        scale_a.dtype,
+        scale_a.get_device(),
+        scale_w.shape,
+        scale_w.stride(),
+        scale_w.dtype,
+        scale_w.get_device(),
         tuple(stride),
         tuple(padding),
         tuple(dilation),
@@ -71,14 +80,33 @@ def binary_conv2d(
 
 def pack(x: Tensor) -> Tensor:
     at_x = x.data_ptr()
-    key = ("pack", _facts(x, at_x))
+    key = (
+        "pack",
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        at_x & 15,
+    )
     run = _prepared.get(key) or _keep(key, prepare.prepare_pack(x))
     return run(x, at_x)
 
 
 def pack_with_mask(x: Tensor, scale_a: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     at_x, at_scale_a = x.data_ptr(), scale_a.data_ptr()
-    key = ("pack_with_mask", _facts(x, at_x), _facts(scale_a, at_scale_a), clip)
+    key = (
+        "pack_with_mask",
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        at_x & 15,
+        scale_a.shape,
+        scale_a.stride(),
+        scale_a.dtype,
+        scale_a.get_device(),
+        clip,
+    )
     run = _prepared.get(key) or _keep(key, prepare.prepare_pack_with_mask(x, scale_a, clip))
     return run(x, at_x, at_scale_a)
 
@@ -86,7 +114,16 @@ def pack_with_mask(x: Tensor, scale_a: Tensor, clip: float) -> tuple[Tensor, Ten
 def unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
     packed = packed.contiguous()
     at_packed = packed.data_ptr()
-    key = ("unpack", _facts(packed, at_packed), channels, dtype)
+    key = (
+        "unpack",
+        packed.shape,
+        packed.stride(),
+        packed.dtype,
+        packed.get_device(),
+        at_packed & 15,
+        channels,
+        dtype,
+    )
     run = _prepared.get(key) or _keep(key, prepare.prepare_unpack(packed, channels, dtype))
     return run(packed, at_packed)
 
@@ -109,11 +146,22 @@ def binary_conv2d_packed(
     at_bias = 0 if bias is None else bias.data_ptr()
     key = (
         "binary_conv2d_packed",
-        _facts(x, at_x),
-        _facts(weight, at_weight),
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        at_x & 15,
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        weight.get_device(),
+        at_weight & 15,
         channels,
-        _facts(scale, at_scale),
-        None if bias is None else _facts(bias, at_bias),
+        scale.shape,
+        scale.stride(),
+        scale.dtype,
+        scale.get_device(),
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.get_device()),
         tuple(stride),
         tuple(padding),
         tuple(dilation),
@@ -157,11 +205,25 @@ def binary_conv2d_threshold(
     at_threshold, at_flip = threshold.data_ptr(), flip.data_ptr()
     key = (
         "binary_conv2d_threshold",
-        _facts(x, at_x),
-        _facts(weight, at_weight),
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        at_x & 15,
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        weight.get_device(),
+        at_weight & 15,
         channels,
-        _facts(threshold, at_threshold),
-        _facts(flip, at_flip),
+        threshold.shape,
+        threshold.stride(),
+        threshold.dtype,
+        threshold.get_device(),
+        flip.shape,
+        flip.stride(),
+        flip.dtype,
+        flip.get_device(),
         tuple(stride),
         tuple(padding),
         tuple(dilation),

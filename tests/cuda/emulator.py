@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -89,21 +89,19 @@ def _name(compiler: str) -> str:
 def emulated_ops(device: Device, build: Path, log: list[Launch]) -> Iterator[ModuleType]:
     """``binop._cuda.ops`` for CPU tensors, planned for a device; what it launches is logged."""
 
-    class PreparedLaunch:
-        def __init__(self, launch: Launch, pointers: int, device: int) -> None:
-            self._launch = launch
-            self._run = _compiled(launch.kernel, build)
-            self._sizes = struct.pack(f"{len(launch.sizes)}q", *launch.sizes)
+    def prepare_launch(launch: Launch, pointers: int, device: int) -> Callable[..., None]:
+        function = _compiled(launch.kernel, build)
+        sizes = struct.pack(f"{len(launch.sizes)}q", *launch.sizes)
 
-        def __call__(self, *pointers: int) -> None:
-            arguments = struct.pack(f"{len(pointers)}q", *pointers) + self._sizes
-            launch = self._launch
+        def run(*addresses: int) -> None:
             log.append(launch)
-            seed = len(log)
-            self._run(arguments, launch.blocks, launch.threads, launch.shared_bytes, seed)
+            arguments = struct.pack(f"{pointers}q", *addresses) + sizes
+            function(arguments, launch.blocks, launch.threads, launch.shared_bytes, len(log))
+
+        return run
 
     fake = types.ModuleType(_MODULES[0])
-    fake.PreparedLaunch = PreparedLaunch  # type: ignore[attr-defined]
+    fake.prepare_launch = prepare_launch  # type: ignore[attr-defined]
     fake.device_facts = lambda index: device  # type: ignore[attr-defined]
     with _replaced(_MODULES):
         sys.modules[_MODULES[0]] = fake
