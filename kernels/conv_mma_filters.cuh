@@ -43,9 +43,9 @@ __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
     const int column = (tap - row * folds) * fold;
     const int entry = row * static_cast<int>(a.tap_rows_apart) +
                       column * static_cast<int>(a.tap_columns_apart) + plane * entries;
-    const int word = (row * static_cast<int>(a.kernel_columns) + column) *
-                         static_cast<int>(a.group_words) +
-                     plane * kChunkWords;
+    const int word =
+        (row * static_cast<int>(a.kernel_columns) + column) * static_cast<int>(a.group_words) +
+        plane * kChunkWords;
     chunks[i] = i < chunk_count(a) ? Chunk{entry * kChunkBytes, word} : Chunk{0, 0};
   }
 }
@@ -76,8 +76,7 @@ __device__ inline uint4 gather_chunk(const MmaArguments& a, const u32* filter, i
 // (which follow each other in a filter).
 __device__ inline void load_filters(const MmaArguments& a, const Block& block, const Chunk* chunks,
                                     int stage, u8* target) {
-  const bool direct =
-      a.copy_words == 4 && a.fold == 1 && a.group_channels % kWordBits == 0;
+  const bool direct = a.copy_words == 4 && a.fold == 1 && a.group_channels % kWordBits == 0;
   const int count = chunk_count(a);
   const int blocks = (2 * step_count(a) + 3) / 4;
   const u32 address = shared_address(target);
@@ -91,7 +90,8 @@ __device__ inline void load_filters(const MmaArguments& a, const Block& block, c
     const i64 first = exists ? (block.first_channel + channel) * a.filter_words : 0;
     const u32* filter =
         a.weight + first +
-        (exists ? chunks[chunk].filter + stage * static_cast<int>(a.stage_planes) * kChunkWords : 0);
+        (exists ? chunks[chunk].filter + stage * static_cast<int>(a.stage_planes) * kChunkWords
+                : 0);
     const int offset = (chunk * kTileN + row) * kChunkBytes;
     if (direct) {
       copy_async<16>(address + offset, filter, exists);

@@ -189,19 +189,21 @@ __device__ inline void store_bits(const MmaArguments& a, const Block& block, con
   const int left = block.channels - first;
   // Past the last channel, bits are clear up to the end of the word.
   const bool in_words = first / kWordBits * kWordBits < block.channels;
-  const u32 existing = left >= kChannels ? (1u << kChannels) - 1u : left > 0 ? (1u << left) - 1u : 0u;
+  const u32 existing = left >= kChannels ? (1u << kChannels) - 1u
+                       : left > 0        ? (1u << left) - 1u
+                                         : 0u;
   u32 at_least = 0;
   int common[kGroups][kLaneChannels];
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) at_least |= channels[first + c].at_least << c;
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    load_entries(common[group], table + static_cast<int>(a.common_class) * kTileN + first +
-                                    group * kLaneChannels);
+    load_entries(common[group],
+                 table + static_cast<int>(a.common_class) * kTileN + first + group * kLaneChannels);
   }
   const i64 pixel_bytes = (a.out_channels + kWordBits - 1) / kWordBits * 4;
-  u8* out = static_cast<u8*>(a.out) + lane.first_pixel * pixel_bytes +
-            (block.first_channel + first) / 8;
+  u8* out =
+      static_cast<u8*>(a.out) + lane.first_pixel * pixel_bytes + (block.first_channel + first) / 8;
 #pragma unroll
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll

@@ -140,8 +140,8 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
       if (!has_classes(a)) continue;
       const int row = tap / columns;
       const Interval& rows = intervals[index / static_cast<int>(a.column_classes)];
-      const Interval& across = intervals[static_cast<int>(a.row_classes) +
-                                         index % static_cast<int>(a.column_classes)];
+      const Interval& across =
+          intervals[static_cast<int>(a.row_classes) + index % static_cast<int>(a.column_classes)];
       if (rows.has(row) && across.has(tap - row * columns)) inside += count;
     }
     // With pad_value 1 a tap outside adds what it would have subtracted with -1.

@@ -23,23 +23,23 @@ using Sums = int[kProductsM][kProductsN][4];
 // The plan (binop/_cuda/plan_mma.py) keeps every count of pixels and every size of an image below
 // 2**30: only products of them need 64 bits.
 struct MmaArguments : ConvArguments {
-  i64 pixels;  // of the output, over all images
+  i64 pixels;         // of the output, over all images
   i64 channel_tiles;  // over all groups
   i64 pixel_tiles;
-  i64 copy_words;  // of one asynchronous copy from x: 1, 2 or 4
+  i64 copy_words;   // of one asynchronous copy from x: 1, 2 or 4
   i64 pixel_words;  // groups * group_words
   i64 filter_words;
   // The patch: the input pixels of a tile, as `segments` runs of `segment_entries` entries.
-  i64 patch_per_tap;    // a run per tap, an entry per output pixel; else runs of the padded image
+  i64 patch_per_tap;  // a run per tap, an entry per output pixel; else runs of the padded image
   i64 segments;
   i64 segment_entries;
-  i64 tap_entries;      // entries of a segment after the last pixel's first tap
-  i64 segment_step;     // padded pixels from one run to the next
-  i64 padded_width;     // of the image with its padding
+  i64 tap_entries;   // entries of a segment after the last pixel's first tap
+  i64 segment_step;  // padded pixels from one run to the next
+  i64 padded_width;  // of the image with its padding
   i64 padded_plane;
-  i64 tap_rows_apart;   // entries between the taps of a pixel
+  i64 tap_rows_apart;  // entries between the taps of a pixel
   i64 tap_columns_apart;
-  i64 fold;             // neighbouring taps of a row in one chunk, where a pixel has few words
+  i64 fold;  // neighbouring taps of a row in one chunk, where a pixel has few words
   // The depth: stages of stage_planes chunks of every pixel, each at tap_chunks places.
   i64 tap_chunks;
   i64 stage_planes;
