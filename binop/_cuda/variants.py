@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from binop._cuda import jit
 from binop._cuda.launches import ELEMENT_BYTES, Kernel
-from binop._cuda.plan_mma import (
+from binop._cuda.mma_tile import (
     EMULATED_TILES,
     FIRST_EMULATED,
     FIRST_WITH_MMA,

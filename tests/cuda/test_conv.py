@@ -13,8 +13,8 @@ from compare import assert_same_bits
 from configurations import TILED, packed_operands
 
 import binop  # noqa: F401  (registers the ops)
-from binop._cuda import plan_conv, plan_mma
-from binop._cuda.plan_mma import Candidate
+from binop._cuda import mma_tile, plan_conv, plan_mma
+from binop._cuda.mma_candidate import Candidate
 
 pytestmark = pytest.mark.cuda
 
@@ -26,11 +26,11 @@ _KERNELS: dict[str, Callable[[list[tuple[Candidate, int]]], list[tuple[Candidate
         item for item in found if item[0].tile == tile
     ][place : place + 1 or None]
     for name, tile in (
-        ("wide", plan_mma.WIDE),
-        ("large", plan_mma.LARGE),
-        ("narrow", plan_mma.NARROW),
-        ("medium", plan_mma.MEDIUM),
-        ("small", plan_mma.SMALL),
+        ("wide", mma_tile.WIDE),
+        ("large", mma_tile.LARGE),
+        ("narrow", mma_tile.NARROW),
+        ("medium", mma_tile.MEDIUM),
+        ("small", mma_tile.SMALL),
     )
     for kept, place in (("resident", 0), ("staged", -1))
 }

@@ -17,9 +17,9 @@ from compare import assert_same_bits
 from configurations import TILED, packed_operands
 from emulator import emulated_ops
 
-from binop._cuda import plan_mma
+from binop._cuda import mma_tile, plan_mma
 from binop._cuda.launches import Device, Launch
-from binop._cuda.plan_mma import Candidate
+from binop._cuda.mma_candidate import Candidate
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
@@ -72,13 +72,13 @@ def _check_threshold(ops: ModuleType, case: Case, seed: int) -> None:
     assert_same_bits(got, _reference.binary_conv2d_threshold(*arguments, **case.options))
 
 
-@pytest.mark.parametrize("tile", [plan_mma.LARGE, plan_mma.SMALL], ids=["large", "small"])
+@pytest.mark.parametrize("tile", [mma_tile.LARGE, mma_tile.SMALL], ids=["large", "small"])
 @pytest.mark.parametrize("place", [0, -1], ids=["resident", "staged"])
 def test_conv_mma(
     hopper: ModuleType,
     launched: list[Launch],
     monkeypatch: pytest.MonkeyPatch,
-    tile: plan_mma.Tile,
+    tile: mma_tile.Tile,
     place: int,
 ) -> None:
     all_candidates = plan_mma.candidates

@@ -6,10 +6,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from binop._cuda import launches, plan_mma, sources, variants
+from binop._cuda import launches, mma_tile, sources, variants
 from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv as plan
@@ -39,11 +37,11 @@ def sizes(launch: Launch | None) -> dict[str, int]:
     return dict(zip(launches.CONV_SIZES + launches.MMA_SIZES, launch.sizes, strict=True))
 
 
-def tile(launch: Launch | None) -> plan_mma.Tile:
+def tile(launch: Launch | None) -> mma_tile.Tile:
     assert launch is not None
     assert launch.kernel.source == "conv_mma.cu"
     names = ("WARP_M", "WARP_N", "WARPS_M", "WARPS_N", "WARPS_K")
-    return plan_mma.Tile(*(int(macros(launch)[name]) for name in names))
+    return mma_tile.Tile(*(int(macros(launch)[name]) for name in names))
 
 
 def image(shape: tuple[int, ...], layout: str = "contiguous", element: str = "bfloat16") -> Image:
@@ -70,18 +68,18 @@ def test_large_layers_get_warps_of_64_by_64_and_keep_their_filters(
 
 
 def test_few_channels_get_the_narrow_tile() -> None:
-    assert tile(plan(layer(64, 56, 64), CALL, H200)) == plan_mma.NARROW
+    assert tile(plan(layer(64, 56, 64), CALL, H200)) == mma_tile.NARROW
 
 
 def test_one_image_gets_many_blocks_whose_warps_split_the_depth() -> None:
     launch = plan(layer(512, 7, 512, batch=1), CALL, H200)
-    assert tile(launch) == plan_mma.SMALL
+    assert tile(launch) == mma_tile.SMALL
     assert sizes(launch)["slots"] == sizes(launch)["stages"]  # all of the depth on its way at once
 
 
 def test_emulated_products_get_tiles_that_fit_the_registers() -> None:
     for batch in (1, 256):
-        assert tile(plan(layer(256, 14, 256, batch), CALL, BLACKWELL)) in plan_mma.EMULATED_TILES
+        assert tile(plan(layer(256, 14, 256, batch), CALL, BLACKWELL)) in mma_tile.EMULATED_TILES
 
 
 @pytest.mark.parametrize(
@@ -126,105 +124,6 @@ def test_copies_fit_the_words_and_the_address(
 ) -> None:
     launch = plan(layer(channels, 28, 128), replace(CALL, alignment=alignment), H200)
     assert sizes(launch)["copy_words"] == copy_words
-
-
-GEOMETRIES = st.builds(
-    Conv2dGeometry,
-    batch=st.integers(1, 5),
-    channels=st.sampled_from([3, 32, 64, 96, 128, 640]),
-    height=st.integers(1, 17),
-    width=st.integers(1, 17),
-    out_channels=st.sampled_from([8, 64, 72]),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
-    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    groups=st.just(1),
-).filter(lambda geometry: min(geometry.out_height, geometry.out_width) >= 1)
-
-
-def entry_source(size: dict[str, int], tile_start: int, entry: int) -> tuple[int, int, int]:
-    """The image, row and column that conv_mma loads to an entry of the patch."""
-    segment, offset = divmod(entry, size["segment_entries"])
-    columns = size["out_width"]
-    plane = size["out_height"] * columns
-    if size["patch_per_tap"]:
-        i, j = divmod(segment, size["kernel_columns"])
-        image, place = divmod(min(tile_start + offset, size["pixels"] - 1), plane)
-        row = place // columns * size["stride_rows"] + i * size["dilation_rows"]
-        column = place % columns * size["stride_columns"] + j * size["dilation_columns"]
-    else:
-        first_image, place = divmod(tile_start, plane)
-        line = place // columns * size["stride_rows"] * size["padded_width"]
-        line += place % columns * size["stride_columns"] + segment * size["segment_step"] + offset
-        image, rest = divmod(line, size["padded_plane"])
-        image += first_image
-        row, column = divmod(rest, size["padded_width"])
-    return image, row - size["padding_rows"], column - size["padding_columns"]
-
-
-@settings(deadline=None)
-@given(GEOMETRIES, st.sampled_from([H200, AMPERE]))
-def test_every_tap_finds_its_pixel_in_the_patch(geometry: Conv2dGeometry, device: Device) -> None:
-    launch = plan(geometry, CALL, device)
-    size, pixels = sizes(launch), tile(launch).pixels
-    columns = size["out_width"]
-    plane = size["out_height"] * columns
-    entries = size["segments"] * size["segment_entries"]
-    for start in range(0, size["pixels"], pixels):
-        first_image, first = divmod(start, plane)
-        last = 0
-        for pixel in range(min(start + pixels, size["pixels"]) - 1, start - 1, -1):
-            image, place = divmod(pixel, plane)
-            p, q = divmod(place, columns)
-            line = (image - first_image) * size["padded_plane"]
-            line += (p - first // columns) * size["stride_rows"] * size["padded_width"]
-            line += (q - first % columns) * size["stride_columns"]
-            last = max(last, line)  # that of the tile's last pixel, which came first
-            for i in range(geometry.kernel[0]):
-                for j in range(geometry.kernel[1]):
-                    entry = pixel - start if size["patch_per_tap"] else line
-                    entry += i * size["tap_rows_apart"] + j * size["tap_columns_apart"]
-                    assert 0 <= entry < entries
-                    if not size["patch_per_tap"]:
-                        assert entry % size["segment_entries"] <= last + size["tap_entries"]
-                    assert entry_source(size, start, entry) == (
-                        image,
-                        p * geometry.stride[0] - geometry.padding[0] + i * geometry.dilation[0],
-                        q * geometry.stride[1] - geometry.padding[1] + j * geometry.dilation[1],
-                    )
-
-
-@settings(deadline=None)
-@given(GEOMETRIES)
-def test_classes_of_pixels_are_numbered_without_gaps_at_the_ends(geometry: Conv2dGeometry) -> None:
-    size = sizes(plan(geometry, CALL, H200))
-    if geometry.padding == (0, 0):
-        assert size["row_classes"] == size["column_classes"] == 1
-        return
-    for axis, name in enumerate(("row", "column")):
-        taps, extent = geometry.kernel[axis], (geometry.height, geometry.width)[axis]
-        found: dict[int, set[int]] = {}
-        for out in range((geometry.out_height, geometry.out_width)[axis]):
-            start = out * geometry.stride[axis] - geometry.padding[axis]
-            taps_at = [start + tap * geometry.dilation[axis] for tap in range(taps)]
-            before = sum(at < 0 for at in taps_at)
-            inside = sum(0 <= at < extent for at in taps_at)
-            number = 2 * taps - before - (before + inside) - size[f"first_{name}_class"]
-            assert 0 <= number < size[f"{name}_classes"]
-            found.setdefault(number, set()).add(before * (taps + 1) + inside)
-        assert all(len(intervals) == 1 for intervals in found.values())
-        assert {0, size[f"{name}_classes"] - 1} <= set(found)
-    assert 0 <= size["common_class"] < size["row_classes"] * size["column_classes"]
-
-
-@given(st.integers(0, 2**31 - 1), st.integers(1, 2**31 - 1))
-def test_the_kernels_divide_by_multiplying(value: int, divisor: int) -> None:
-    for number in {value, value // divisor * divisor, max(0, value // divisor * divisor - 1)}:
-        code = launches.reciprocal(divisor)
-        assert code & 0xFFFFFFFF == code - (code >> 32 << 32)
-        assert number * (code & 0xFFFFFFFF) >> (code >> 32) == number // divisor
-        assert number * (code & 0xFFFFFFFF) < 2**64
 
 
 def test_padding_that_counts_as_clear_bits_has_no_border() -> None:
@@ -329,7 +228,7 @@ def test_every_planned_kernel_is_a_listed_variant() -> None:
 
 
 def test_tiles_are_what_the_kernel_can_do() -> None:
-    for each in plan_mma.TILES:
+    for each in mma_tile.TILES:
         assert each.warp_pixels % 16 == 0
         assert each.warp_channels in (32, 64)  # a lane's bits are stored as 8 or 16
         assert each.threads <= 256

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from binop._cuda import jit, plan_mma, variants
+from binop._cuda import jit, mma_tile, variants
 from binop._cuda.launches import Kernel
-from binop._cuda.plan_mma import mma_kernel
+from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
 
 _BIT_PRODUCT = "BMMA.168256.AND.POPC"
@@ -30,11 +30,11 @@ _CHOSEN = [
     pack_kernel("float16", "planes", 1, mask=True),
     Kernel("conv_simt.cu", (("OUT", "bits"),)),
     Kernel("conv_simt.cu", (("OUT", "bfloat16"),)),
-    mma_kernel("bfloat16", plan_mma.LARGE),
-    mma_kernel("bits", plan_mma.WIDE),
-    mma_kernel("float32", plan_mma.NARROW),
-    mma_kernel("bits", plan_mma.MEDIUM),
-    mma_kernel("float16", plan_mma.SMALL, rows=False),
+    mma_kernel("bfloat16", mma_tile.LARGE),
+    mma_kernel("bits", mma_tile.WIDE),
+    mma_kernel("float32", mma_tile.NARROW),
+    mma_kernel("bits", mma_tile.MEDIUM),
+    mma_kernel("float16", mma_tile.SMALL, rows=False),
 ]
 
 
@@ -70,8 +70,8 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
             assert all(_BIT_PRODUCT in line for line in products)
 
 
-@pytest.mark.parametrize("tile", [plan_mma.WIDE, plan_mma.LARGE, plan_mma.NARROW])
-def test_little_stands_between_the_products(tile: plan_mma.Tile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.LARGE, mma_tile.NARROW])
+def test_little_stands_between_the_products(tile: mma_tile.Tile, tmp_path: Path) -> None:
     """A product takes 6 cycles (H200): all else in the loop must fit beside 32 of them."""
     code = _sass(jit.compile_kernel(mma_kernel("bits", tile), "sm_90a"), tmp_path)
     code = [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
