@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from cases import Case
 
+from binop._cuda import mma_tile, plan_mma
+from binop._cuda.mma_candidate import Candidate
 from binop.packing import word_count
+
+TILES = {
+    "wide": mma_tile.WIDE,
+    "large": mma_tile.LARGE,
+    "narrow": mma_tile.NARROW,
+    "medium": mma_tile.MEDIUM,
+    "small": mma_tile.SMALL,
+}
 
 TILED = [
     Case("word", 32, 70, h=9, w=11, n=3),  # 4-byte copies, two channel tiles, the last part-filled
@@ -47,3 +60,16 @@ def packed_operands(case: Case, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
     x = words(case.c, case.n, case.h, case.w, generator=generator)
     weight = words(case.c // case.groups, case.o, *case.kernel, generator=generator)
     return x, weight
+
+
+def force_tile(monkeypatch: pytest.MonkeyPatch, name: str, *, resident: bool) -> None:
+    """Leaves conv_mma one way to run a shape: a tile, with all filters in shared memory (where that
+    is possible) or with as little as possible. Shapes that the tile cannot take keep all ways."""
+    all_candidates = plan_mma.candidates
+
+    def candidates(*arguments: object) -> Iterator[tuple[Candidate, int]]:
+        found = list(all_candidates(*arguments))
+        mine = [item for item in found if item[0].tile == TILES[name]]
+        return iter([mine[0 if resident else -1]] if mine else found)
+
+    monkeypatch.setattr(plan_mma, "candidates", candidates)

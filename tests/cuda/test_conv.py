@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 
@@ -10,33 +10,20 @@ import pytest
 import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
-from configurations import TILED, packed_operands
+from configurations import TILED, TILES, force_tile, packed_operands
 
 import binop  # noqa: F401  (registers the ops)
-from binop._cuda import mma_tile, plan_conv, plan_mma
-from binop._cuda.mma_candidate import Candidate
+from binop._cuda import plan_conv
 
 pytestmark = pytest.mark.cuda
 
 _reference = torch.ops.binop
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-# The candidates of conv_mma by tile, with the most and the fewest of a filter in shared memory.
-_KERNELS: dict[str, Callable[[list[tuple[Candidate, int]]], list[tuple[Candidate, int]]]] = {
-    f"{name}-{kept}": lambda found, tile=tile, place=place: [
-        item for item in found if item[0].tile == tile
-    ][place : place + 1 or None]
-    for name, tile in (
-        ("wide", mma_tile.WIDE),
-        ("large", mma_tile.LARGE),
-        ("narrow", mma_tile.NARROW),
-        ("medium", mma_tile.MEDIUM),
-        ("small", mma_tile.SMALL),
-    )
-    for kept, place in (("resident", 0), ("staged", -1))
-}
 
 
-@pytest.fixture(params=["popcount", *_KERNELS])
+@pytest.fixture(
+    params=["popcount", *(f"{name}-{kept}" for name in TILES for kept in ("resident", "staged"))]
+)
 def kernel(
     ops: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
@@ -44,13 +31,8 @@ def kernel(
     if request.param == "popcount":
         monkeypatch.setattr(plan_conv, "why_not_mma", lambda *_: "forced")
     else:
-        choose, all_candidates = _KERNELS[request.param], plan_mma.candidates
-
-        def candidates(*arguments: object) -> Iterator[tuple[Candidate, int]]:
-            found = list(all_candidates(*arguments))
-            return iter(choose(found) or found)
-
-        monkeypatch.setattr(plan_mma, "candidates", candidates)
+        name, kept = request.param.split("-")
+        force_tile(monkeypatch, name, resident=kept == "resident")
     ops._prepared.clear()
     yield request.param
     ops._prepared.clear()

@@ -14,12 +14,10 @@ import pytest
 import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
-from configurations import TILED, packed_operands
+from configurations import TILED, force_tile, packed_operands
 from emulator import emulated_ops
 
-from binop._cuda import mma_tile, plan_mma
 from binop._cuda.launches import Device, Launch
-from binop._cuda.mma_candidate import Candidate
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
@@ -72,23 +70,16 @@ def _check_threshold(ops: ModuleType, case: Case, seed: int) -> None:
     assert_same_bits(got, _reference.binary_conv2d_threshold(*arguments, **case.options))
 
 
-@pytest.mark.parametrize("tile", [mma_tile.LARGE, mma_tile.SMALL], ids=["large", "small"])
-@pytest.mark.parametrize("place", [0, -1], ids=["resident", "staged"])
+@pytest.mark.parametrize("tile", ["large", "small"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
 def test_conv_mma(
     hopper: ModuleType,
     launched: list[Launch],
     monkeypatch: pytest.MonkeyPatch,
-    tile: mma_tile.Tile,
-    place: int,
+    tile: str,
+    resident: bool,
 ) -> None:
-    all_candidates = plan_mma.candidates
-
-    def candidates(*arguments: object) -> Iterator[tuple[Candidate, int]]:
-        found = list(all_candidates(*arguments))
-        mine = [item for item in found if item[0].tile == tile]
-        return iter([mine[place]] if mine else found)
-
-    monkeypatch.setattr(plan_mma, "candidates", candidates)
+    force_tile(monkeypatch, tile, resident=resident)
     for seed, case in enumerate(TILED):
         case = _varied(seed, case)
         _check_float(hopper, case)
