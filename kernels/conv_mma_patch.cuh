@@ -15,8 +15,11 @@ struct Source {
     const bool inside = image < static_cast<int>(a.batch) &&
                         static_cast<u32>(row) < static_cast<u32>(a.height) &&
                         static_cast<u32>(column) < static_cast<u32>(a.width);
-    const i64 pixel = (static_cast<i64>(image) * a.height + row) * a.width + column;
-    return {inside ? a.x + pixel * a.pixel_words + group * a.group_words : a.x, inside};
+    const int pixel =
+        (image * static_cast<int>(a.height) + row) * static_cast<int>(a.width) + column;
+    // Of two 32-bit numbers: a single instruction.
+    const i64 skipped = static_cast<i64>(inside ? pixel : 0) * static_cast<int>(a.pixel_words);
+    return {a.x + skipped + group * static_cast<int>(a.group_words), inside};
   }
 
   static __device__ Source of_entry(const MmaArguments& a, const Tile& tile, int group, int segment,

@@ -65,8 +65,9 @@ def _extent(geometry: Conv2dGeometry) -> int:
             strict=True,
         )
     ]
+    pixels = max(out_pixels(geometry), geometry.batch * geometry.height * geometry.width)
     line = line_length(geometry, max(tile.pixels for tile in TILES))
-    return max(*reach, geometry.out_channels, geometry.channels, out_pixels(geometry), line)
+    return max(*reach, geometry.out_channels, geometry.channels, pixels, line)
 
 
 def why_not_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
