@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
@@ -156,15 +157,14 @@ def without_dispatch(
         scale_w: Tensor,
         *options: Any,
     ) -> Tensor:
-        if keyset.raw_repr() == plain and not (
-            torch.is_grad_enabled()
-            and (
-                x.requires_grad
-                or weight.requires_grad
-                or scale_a.requires_grad
-                or scale_w.requires_grad
-            )
-        ):
+        needs_grad = torch.is_grad_enabled() and (
+            x.requires_grad
+            or weight.requires_grad
+            or scale_a.requires_grad
+            or scale_w.requires_grad
+        )
+        # Tangents of forward-mode differentiation do not show in the key set.
+        if keyset.raw_repr() == plain and not needs_grad and forward_ad._current_level < 0:
             return kernel(x, weight, scale_a, scale_w, *options)
         return general(keyset, x, weight, scale_a, scale_w, *options)
 

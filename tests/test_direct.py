@@ -70,6 +70,8 @@ def test_modes_and_subclasses_need_the_general_path(probe: tuple[Op, list[str]])
         assert _path(probe, _tensors()) == "general"
     mode = FakeTensorMode()
     assert _path(probe, [mode.from_tensor(t) for t in _tensors()]) == "general"
+    with torch.autograd.forward_ad.dual_level():
+        assert _path(probe, _tensors()) == "general"
     negative = [torch._neg_view(t) for t in _tensors()]
     assert _path(probe, negative) == "general"
 
