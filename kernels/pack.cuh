@@ -31,6 +31,10 @@ struct PackArguments {
   i64 stride_row;
   i64 stride_column;
   i64 block_words;  // pack_planes: words of a pixel that one block packs, 1 or 2
+  i64 word_blocks;
+  i64 by_word_blocks;  // for divide_by
+  i64 by_group_words;
+  i64 by_plane;
   i64 filter_blocks;
   i64 filter_count;
   i64 filter_channels;
@@ -43,6 +47,7 @@ struct PackArguments {
   i64 filter_element_bytes;
   i64 filter_infinity;  // as in the element types of types.cuh
   i64 filter_minus_zero;
+  i64 by_filter_words;
 };
 
 __device__ inline ClipBound clip_bound(const PackArguments& a) {

@@ -15,8 +15,8 @@ __device__ inline u32 load_element(const void* base, i64 index, int bytes) {
 __device__ inline void pack_filters(const PackArguments& a, i64 block) {
   const int lane = threadIdx.x % 32;
   const int words = static_cast<int>(a.filter_channels + kWordBits - 1) / kWordBits;
-  const i64 item = block * (kThreads / 32) + threadIdx.x / 32;
-  const i64 filter = divide(item, words);
+  const int item = static_cast<int>(block) * (kThreads / 32) + static_cast<int>(threadIdx.x) / 32;
+  const i64 filter = divide_by(item, a.by_filter_words);
   if (filter >= a.filter_count) return;
   const int word = static_cast<int>(item - filter * words);
   const int channel = word * kWordBits + lane;

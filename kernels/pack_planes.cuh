@@ -80,59 +80,63 @@ struct Bytes {
   alignas(16) u8 bytes[kThreads * VECTOR];
 };
 
-// The words of `block_words` by `pixels` from the tile, consecutive threads to consecutive words.
+// The words of the block's pixels from the tile, consecutive threads to consecutive words.
 __device__ inline void store_words(const Bytes& tile, u32* out, const PackArguments& a,
-                                   i64 first_pixel, int first_word, int pixels) {
-  const i64 words = a.groups * a.group_words;
-  const int block_words = static_cast<int>(a.block_words);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < block_words * pixels; i += kThreads) {
-    const int pixel = i / block_words;
-    const int word = i % block_words;
+                                   int first_pixel, int first_word, int pixels) {
+  const int words = static_cast<int>(a.groups * a.group_words);
+  const int two_words = static_cast<int>(a.block_words) - 1;
+  for (int i = threadIdx.x; i < pixels << two_words; i += kThreads) {
+    const int pixel = i >> two_words;
+    const int word = i & two_words;
     if (first_pixel + pixel < a.pixels && first_word + word < words) {
       const u8* bytes = tile.bytes + word * kBytes * pixels + pixel;
-      out[(first_pixel + pixel) * words + first_word + word] =
+      out[static_cast<i64>(first_pixel + pixel) * words + first_word + word] =
           bytes[0] | bytes[pixels] << 8 | bytes[2 * pixels] << 16 |
           static_cast<u32>(bytes[3 * pixels]) << 24;
     }
   }
 }
 
+// The plan keeps pixels and words below 2**31. Every division is by a reciprocal: all code runs
+// once a block, and the first blocks wait for each instruction to come from memory.
 __device__ inline void pack_planes(const PackArguments& a, i64 block) {
   __shared__ Bytes signs;
 #if MASK
   __shared__ Bytes mask;
 #endif
-  const int block_words = static_cast<int>(a.block_words);
-  const int lanes = kThreads / kBytes / block_words;
+  const int two_words = static_cast<int>(a.block_words) - 1;
+  const int lanes = kThreads / kBytes >> two_words;
   const int pixels = lanes * VECTOR;
-  const i64 word_blocks = divide_up(a.groups * a.group_words, block_words);
-  const i64 pixel_block = divide(block, word_blocks);
-  const int first_word = static_cast<int>(block - pixel_block * word_blocks) * block_words;
-  const i64 first_pixel = pixel_block * pixels;
+  const int words = static_cast<int>(a.groups * a.group_words);
+  const int pixel_block = divide_by(static_cast<int>(block), a.by_word_blocks);
+  const int word_block = static_cast<int>(block) - pixel_block * static_cast<int>(a.word_blocks);
+  const int first_word = word_block << two_words;
+  const int first_pixel = pixel_block * pixels;
 
-  const int byte = static_cast<int>(threadIdx.x) / lanes;  // of the block's words
-  const int tile_pixel = static_cast<int>(threadIdx.x) % lanes * VECTOR;
-  const i64 pixel = first_pixel + tile_pixel;
+  const int byte = two_words ? threadIdx.x / (kThreads / kBytes / 2)  // of the block's words
+                             : threadIdx.x / (kThreads / kBytes);
+  const int tile_pixel = (static_cast<int>(threadIdx.x) - byte * lanes) * VECTOR;
+  const int pixel = first_pixel + tile_pixel;
   // Past the end, loads repeat the last pixels, words and channels: no branch around any load.
-  const i64 words = a.groups * a.group_words;
-  const i64 word = first_word + byte / kBytes;
-  const i64 loaded_word = word < words ? word : words - 1;
-  const i64 loaded_pixel = pixel < a.pixels ? pixel : a.pixels - VECTOR;
-  const i64 group = divide(loaded_word, a.group_words);
-  const i64 skipped =
-      (loaded_word - group * a.group_words) * kWordBits + byte % kBytes * kByteChannels;
-  const i64 left = a.group_channels - skipped;
-  const int channels = static_cast<int>(left < kByteChannels ? left : kByteChannels);
-  const i64 image = divide(loaded_pixel, a.plane);
-  const Bits* source = a.x + image * a.stride_image + (loaded_pixel - image * a.plane) +
-                       group * a.group_channels * a.stride_channel;
+  const int word = first_word + byte / kBytes;
+  const int loaded_word = word < words ? word : words - 1;
+  const int loaded_pixel = pixel < a.pixels ? pixel : static_cast<int>(a.pixels) - VECTOR;
+  const int group = divide_by(loaded_word, a.by_group_words);
+  const int skipped = (loaded_word - group * static_cast<int>(a.group_words)) * kWordBits +
+                      byte % kBytes * kByteChannels;
+  const int last_channel = static_cast<int>(a.group_channels) - 1;
+  const int channels = last_channel + 1 - skipped;
+  const int image = divide_by(loaded_pixel, a.by_plane);
+  const int first_channel = channels > 0 ? skipped : last_channel;
+  const Bits* source = a.x + image * a.stride_image +
+                       (loaded_pixel - image * static_cast<int>(a.plane)) +
+                       (group * a.group_channels + first_channel) * a.stride_channel;
 
   Vector vectors[kByteChannels];
 #pragma unroll
   for (int c = 0; c < kByteChannels; ++c) {
-    const i64 channel = c < channels ? skipped + c : a.group_channels - 1;
-    vectors[c] = *reinterpret_cast<const Vector*>(source + channel * a.stride_channel);
+    vectors[c] = *reinterpret_cast<const Vector*>(source);
+    if (c + 1 < channels) source += a.stride_channel;
   }
   const ClipBound bound = clip_bound(a);
   const u32 slack = pair_slack(bound);

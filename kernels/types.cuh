@@ -143,8 +143,8 @@ __device__ inline i64 divide(i64 value, i64 divisor) {
 // The same for 0 <= value < 2**31 by a divisor that the host turned into a multiplier (low half)
 // and a shift (high half): `reciprocal` of binop/_cuda/launches.py.
 __device__ inline int divide_by(int value, i64 reciprocal) {
-  const u64 product = static_cast<u64>(static_cast<u32>(value)) * static_cast<u32>(reciprocal);
-  return static_cast<int>(product >> static_cast<int>(reciprocal >> 32));
+  const u32 product = __umulhi(static_cast<u32>(value) * 2u, static_cast<u32>(reciprocal));
+  return static_cast<int>(product >> static_cast<u32>(reciprocal >> 32));
 }
 
 __device__ inline i64 divide_up(i64 value, i64 divisor) {

@@ -18,9 +18,10 @@ PACK_POINTERS = ("x", "signs", "mask", "scale_a", "filters", "filter_bits")
 PACK_SIZES = (
     "scale_a_dtype", "clip", "pixels", "plane", "width", "groups", "group_channels",
     "group_words", "stride_image", "stride_channel", "stride_row", "stride_column", "block_words",
+    "word_blocks", "by_word_blocks", "by_group_words", "by_plane",
     "filter_blocks", "filter_count", "filter_channels", "filter_rows", "filter_columns",
     "filter_stride", "filter_stride_channel", "filter_stride_row", "filter_stride_column",
-    "filter_element_bytes", "filter_infinity", "filter_minus_zero",
+    "filter_element_bytes", "filter_infinity", "filter_minus_zero", "by_filter_words",
 )  # fmt: skip
 UNPACK_POINTERS = ("packed", "out")
 UNPACK_SIZES = ("pixels", "channels", "words")
@@ -86,7 +87,7 @@ def divide_up(value: int, divisor: int) -> int:
 
 def reciprocal(divisor: int) -> int:
     """What ``divide_by`` of kernels/types.cuh divides by: for ``0 <= value < 2**31``,
-    ``value * multiplier >> shift == value // divisor``, with the multiplier in the low 32 bits and
-    the shift above (Granlund and Montgomery 1994, figure 4.1)."""
-    shift = 31 + (divisor - 1).bit_length()
-    return shift << 32 | divide_up(1 << shift, divisor)
+    ``2 * value * multiplier >> 32 + shift == value // divisor``, with the multiplier in the low 32
+    bits and the shift above (Granlund and Montgomery 1994, figure 4.1)."""
+    shift = (divisor - 1).bit_length()
+    return shift << 32 | divide_up(1 << 31 + shift, divisor)

@@ -17,11 +17,13 @@ from binop._cuda.launches import (
     Launch,
     divide_up,
     in_order,
+    reciprocal,
 )
 from binop.packing import WORD_BITS, word_count
 
 _PACK_THREADS = 256
 _WORD_BYTES = 4
+_MAX_PIXELS = 2**31 - 2**13  # of pack_planes, and room for a block
 
 # The bit patterns of infinity and -0.0, by which signs are decided (kernels/types.cuh).
 _SPECIALS = {
@@ -89,15 +91,16 @@ def plan_pack(
     if words == 0:
         return None
     block_words = min(2, groups * group_words)
+    word_blocks = divide_up(groups * group_words, block_words)
     vector = None
     if image.is_one_line() and group_channels % WORD_BITS == 0 and image.alignment == 16:
         layout, reason = "flat", "channels are innermost and fill whole words"
         blocks = divide_up(words, _PACK_THREADS)
-    elif image.has_dense_planes():
+    elif image.has_dense_planes() and max(image.pixels, words // image.pixels) < _MAX_PIXELS:
         layout, reason = "planes", "pixels are innermost"
         vector = image.pixel_vector()
         pixels = _PACK_THREADS // _WORD_BYTES // block_words * vector
-        blocks = divide_up(image.pixels, pixels) * divide_up(groups * group_words, block_words)
+        blocks = divide_up(image.pixels, pixels) * word_blocks
     else:
         layout, reason = "strided", "neither channels nor pixels are innermost and dense"
         blocks = divide_up(words, _PACK_THREADS)
@@ -115,6 +118,10 @@ def plan_pack(
         "stride_row": image.strides[2],
         "stride_column": image.strides[3],
         "block_words": block_words,
+        "word_blocks": word_blocks,
+        "by_word_blocks": reciprocal(word_blocks),
+        "by_group_words": reciprocal(group_words),
+        "by_plane": reciprocal(image.plane),
     }
     if filters is not None:
         sizes |= _filter_sizes(filters)
@@ -144,6 +151,7 @@ def _filter_sizes(filters: Image) -> dict[str, int]:
         "filter_element_bytes": ELEMENT_BYTES[filters.element],
         "filter_infinity": infinity,
         "filter_minus_zero": minus_zero,
+        "by_filter_words": reciprocal(word_count(channels)),
     }
 
 

@@ -104,7 +104,6 @@ def test_classes_of_pixels_are_numbered_without_gaps_at_the_ends(geometry: Conv2
 @given(st.integers(0, 2**31 - 1), st.integers(1, 2**31 - 1))
 def test_the_kernels_divide_by_multiplying(value: int, divisor: int) -> None:
     for number in {value, value // divisor * divisor, max(0, value // divisor * divisor - 1)}:
-        code = launches.reciprocal(divisor)
-        assert code & 0xFFFFFFFF == code - (code >> 32 << 32)
-        assert number * (code & 0xFFFFFFFF) >> (code >> 32) == number // divisor
-        assert number * (code & 0xFFFFFFFF) < 2**64
+        shift, multiplier = divmod(launches.reciprocal(divisor), 2**32)
+        assert shift < 32
+        assert (2 * number * multiplier >> 32) >> shift == number // divisor

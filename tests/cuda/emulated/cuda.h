@@ -253,6 +253,9 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 inline bool __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) == ~0u; }
 
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
+}
 inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
   return static_cast<unsigned>(((static_cast<unsigned long long>(high) << 32 | low) << shift) >> 32);
 }
