@@ -2,15 +2,10 @@
 // that they do not multiply the kernels). A warp packs 32 channels of all taps of a filter.
 #pragma once
 
+#include "elements.cuh"
 #include "pack.cuh"
 
 constexpr int kTapsAtOnce = 8;  // loads in flight
-
-__device__ inline u32 load_element(const void* base, i64 index, int bytes) {
-  if (bytes == 4) return static_cast<const u32*>(base)[index];
-  if (bytes == 2) return static_cast<const u16*>(base)[index];
-  return static_cast<const u8*>(base)[index];
-}
 
 __device__ inline void pack_filters(const PackArguments& a, i64 block) {
   const int lane = threadIdx.x % 32;
@@ -24,7 +19,8 @@ __device__ inline void pack_filters(const PackArguments& a, i64 block) {
   const int columns = static_cast<int>(a.filter_columns);
   const int taps = static_cast<int>(a.filter_rows) * columns;
   const i64 start = filter * a.filter_stride + (exists ? channel : 0) * a.filter_stride_channel;
-  const int bytes = static_cast<int>(a.filter_element_bytes);
+  const auto element =
+      ElementType::of(a.filter_element_bytes, a.filter_infinity, a.filter_minus_zero);
 
   u32 mine = 0;  // the word of tap `lane`, of every 32
   int row = 0;
@@ -36,8 +32,8 @@ __device__ inline void pack_filters(const PackArguments& a, i64 block) {
     for (int i = 0; i < kTapsAtOnce; ++i) {
       // Past the last tap, the first again.
       if (row >= a.filter_rows) row = 0;
-      values[i] = load_element(
-          a.filters, start + row * a.filter_stride_row + column * a.filter_stride_column, bytes);
+      values[i] = element.load(a.filters,
+                               start + row * a.filter_stride_row + column * a.filter_stride_column);
       if (++column == columns) {
         column = 0;
         ++row;
@@ -45,9 +41,7 @@ __device__ inline void pack_filters(const PackArguments& a, i64 block) {
     }
 #pragma unroll
     for (int i = 0; i < kTapsAtOnce; ++i) {
-      const u32 set = __ballot_sync(
-          kAllLanes, exists && is_nonnegative(values[i], static_cast<u32>(a.filter_infinity),
-                                              static_cast<u32>(a.filter_minus_zero)));
+      const u32 set = __ballot_sync(kAllLanes, exists && element.is_nonnegative(values[i]));
       if ((first + i) % 32 == lane) mine = set;
     }
     const int done = first + kTapsAtOnce;

@@ -20,6 +20,12 @@ struct alignas(VECTOR * sizeof(Bits)) Vector {
   Unit units[kUnits];
 };
 
+// How it is loaded: the whole in one access, which the caches need not keep.
+using Whole = Choose<sizeof(Vector) == 16, uint4,
+                     Choose<sizeof(Vector) == 8, u64,
+                            Choose<sizeof(Vector) == 4, u32,
+                                   Choose<sizeof(Vector) == 2, u16, u8>::Type>::Type>::Type>::Type;
+
 // A byte for each of VECTOR pixels: bit c from channel c.
 struct alignas(VECTOR) PixelBytes {
   u8 bytes[VECTOR];
@@ -85,6 +91,7 @@ __device__ inline void store_words(const Bytes& tile, u32* out, const PackArgume
                                    int first_pixel, int first_word, int pixels) {
   const int words = static_cast<int>(a.groups * a.group_words);
   const int two_words = static_cast<int>(a.block_words) - 1;
+#pragma unroll 1
   for (int i = threadIdx.x; i < pixels << two_words; i += kThreads) {
     const int pixel = i >> two_words;
     const int word = i & two_words;
@@ -135,7 +142,7 @@ __device__ inline void pack_planes(const PackArguments& a, i64 block) {
   Vector vectors[kByteChannels];
 #pragma unroll
   for (int c = 0; c < kByteChannels; ++c) {
-    vectors[c] = *reinterpret_cast<const Vector*>(source);
+    *reinterpret_cast<Whole*>(vectors + c) = __ldcs(reinterpret_cast<const Whole*>(source));
     if (c + 1 < channels) source += a.stride_channel;
   }
   const ClipBound bound = clip_bound(a);

@@ -22,9 +22,12 @@ from binop._cuda.launches import Device, Launch
 
 _MAX_ARGUMENT_BYTES = 4096  # the limit of CUDA before 12.1
 
-_current_device = torch._C._cuda_getDevice
+current_device = torch._C._cuda_getDevice
 _current_stream = torch._C._cuda_getCurrentRawStream
 _launch_kernel = driver.launchKernel
+# (shape, strides, dtype) -> a tensor on the current device: what Inductor's generated code allocates
+# with, 0.9 us where torch.empty_strided takes 1.8.
+empty_strided = torch._C._dynamo.guards._empty_strided_cuda
 
 
 class _ThreadState(threading.local):
@@ -32,7 +35,7 @@ class _ThreadState(threading.local):
     setting the device gives it."""
 
     def __init__(self) -> None:
-        runtime.setDevice(_current_device())
+        runtime.setDevice(current_device())
         self._buffer = ctypes.create_string_buffer(_MAX_ARGUMENT_BYTES)
         self._parameters = ctypes.c_void_p(ctypes.addressof(self._buffer))
         # In one attribute, because one costs as much as a call.
@@ -71,7 +74,7 @@ def prepare_launch(launch: Launch, pointers: int, device: int) -> Callable[..., 
     span = slice(8 * pointers, 8 * pointers + len(sizes))
 
     def run(*addresses: int) -> None:
-        if _current_device() != device:
+        if current_device() != device:
             with torch.cuda.device(device):
                 return run(*addresses)
         buffer, parameters = _thread.buffer_and_parameters

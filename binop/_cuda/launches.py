@@ -43,6 +43,20 @@ MMA_SIZES = (
     "by_width", "by_padded_plane", "by_padded_width", "ring_at", "set_bits_at", "table_at",
     "ranges_at", "rows_at", "chunks_at", "channels_at", "scratch_at",
 )  # fmt: skip
+# What conv_fused takes after CONV_SIZES.
+FUSED_SIZES = (
+    "x_stride_image", "x_stride_channel", "x_stride_row", "x_stride_column", "x_bytes",
+    "x_infinity", "x_minus_zero", "weight_stride", "weight_stride_channel", "weight_stride_row",
+    "weight_stride_column", "weight_bytes", "weight_infinity", "weight_minus_zero",
+)  # fmt: skip
+
+# The bit patterns of infinity and -0.0, by which signs are decided (kernels/types.cuh).
+SPECIALS = {
+    "float16": (0x7C00, 0x8000),
+    "bfloat16": (0x7F80, 0x8000),
+    "float32": (0x7F800000, 0x80000000),
+    "int8": (0x7F, 0),
+}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from binop._cuda.launches import (
     ELEMENT_BYTES,
     PACK_SIZES,
     SCALE_CODES,
+    SPECIALS,
     Kernel,
     Launch,
     divide_up,
@@ -24,14 +25,6 @@ from binop.packing import WORD_BITS, word_count
 _PACK_THREADS = 256
 _WORD_BYTES = 4
 _MAX_PIXELS = 2**31 - 2**13  # of pack_planes, and room for a block
-
-# The bit patterns of infinity and -0.0, by which signs are decided (kernels/types.cuh).
-_SPECIALS = {
-    "float16": (0x7C00, 0x8000),
-    "bfloat16": (0x7F80, 0x8000),
-    "float32": (0x7F800000, 0x80000000),
-    "int8": (0x7F, 0),
-}
 
 
 @dataclass(frozen=True)
@@ -137,7 +130,7 @@ def plan_pack(
 
 def _filter_sizes(filters: Image) -> dict[str, int]:
     count, channels, rows, columns = filters.shape
-    infinity, minus_zero = _SPECIALS[filters.element]
+    infinity, minus_zero = SPECIALS[filters.element]
     return {
         "filter_blocks": divide_up(count * word_count(channels), _PACK_THREADS // 32),
         "filter_count": count,

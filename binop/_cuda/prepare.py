@@ -16,9 +16,15 @@ from torch import Tensor
 
 from binop import checks
 from binop._cuda.conv_call import ConvCall
-from binop._cuda.launch import device_facts, prepare_launch
+from binop._cuda.launch import (
+    current_device,
+    device_facts,
+    empty_strided,
+    prepare_launch,
+)
 from binop._cuda.launches import CONV_POINTERS, PACK_POINTERS, UNPACK_POINTERS, Launch
 from binop._cuda.plan_conv import plan_conv
+from binop._cuda.plan_fused import plan_fused
 from binop._cuda.plan_pack import Image, plan_pack, plan_unpack
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format
@@ -74,15 +80,16 @@ def _allocator(
     dtype: torch.dtype,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> Callable[[Tensor], Tensor]:
-    """What allocates a dense tensor from a call's first tensor, which has the dtype of ``like``.
-
-    Of torch's allocations this is the cheapest (1.4 us from Python where torch.empty takes 3), and
-    a dtype is not mentioned if it need not be (0.3 us).
-    """
+    """What allocates a dense tensor on the device of ``like``, from a call's first tensor."""
     strides = torch.empty(shape, device="meta", memory_format=layout).stride()
-    if dtype is like.dtype:
-        return lambda tensor: tensor.new_empty_strided(shape, strides)
-    return lambda tensor: tensor.new_empty_strided(shape, strides, dtype=dtype)
+    device = _index(like)
+
+    def empty(tensor: Tensor) -> Tensor:
+        if current_device() == device:
+            return empty_strided(shape, strides, dtype)
+        return tensor.new_empty_strided(shape, strides, dtype=dtype)
+
+    return empty
 
 
 def _packed_shape(x: Tensor) -> tuple[int, ...]:
@@ -150,6 +157,10 @@ def prepare_binary_conv2d(
         scale_w_dtype=_NAMES[scale_w.dtype],
         scale_w_stride=_stride(scale_w),
     )
+    empty = _allocator(x, _out_shape(geometry), x.dtype, layout)
+    fused = plan_fused(geometry, call, _image(x), _image(weight))
+    if fused is not None:
+        return _run_fused(_load(fused, CONV_POINTERS, x), empty)
     # Packed by group, so that groups of any channel count start at whole words.
     planned = plan_pack(_image(x), groups=geometry.groups, filters=_image(weight))
     pack_both = _load(planned, PACK_POINTERS, x)
@@ -159,9 +170,7 @@ def prepare_binary_conv2d(
     x_words = geometry.batch * geometry.height * geometry.width * geometry.groups * words
     weight_start = -(-x_words // _SCRATCH_WORDS) * _SCRATCH_WORDS
     filter_words = geometry.out_channels * math.prod(geometry.kernel) * words
-    empty = _allocator(x, _out_shape(geometry), x.dtype, layout)
-    # Any dtype would do: the kernels get addresses.
-    scratch = _allocator(x, ((weight_start + filter_words) * 4 // x.element_size(),), x.dtype)
+    scratch = _allocator(x, (weight_start + filter_words,), torch.int32)
     weight_offset = 4 * weight_start
 
     def run(x: Tensor, at_x: int, at_weight: int, at_scale_a: int, at_scale_w: int) -> Tensor:
@@ -170,6 +179,15 @@ def prepare_binary_conv2d(
         at_bits = bits.data_ptr()
         pack_both(at_x, at_bits, 0, 0, at_weight, at_bits + weight_offset)
         conv(at_bits, at_bits + weight_offset, out.data_ptr(), at_scale_a, at_scale_w, 0, 0, 0)
+        return out
+
+    return run
+
+
+def _run_fused(launch: Callable[..., None], empty: Callable[[Tensor], Tensor]) -> Run:
+    def run(x: Tensor, at_x: int, at_weight: int, at_scale_a: int, at_scale_w: int) -> Tensor:
+        out = empty(x)
+        launch(at_x, at_weight, out.data_ptr(), at_scale_a, at_scale_w, 0, 0, 0)
         return out
 
     return run

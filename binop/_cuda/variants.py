@@ -16,6 +16,7 @@ from binop._cuda.mma_tile import (
     Tile,
     mma_kernel,
 )
+from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 
 _PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})
@@ -36,6 +37,8 @@ def kernels() -> Iterator[Kernel]:
                 vector *= 2
     for out in _OUTPUTS:
         yield Kernel("conv_simt.cu", (("OUT", out),))
+        if out != "bits":
+            yield fused_kernel(out)
         for tile in TILES:
             yield from _mma_kernels(out, tile)
 

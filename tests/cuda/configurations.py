@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import Case
 
-from binop._cuda import mma_tile, plan_mma
+from binop._cuda import mma_tile, plan_fused, plan_mma
 from binop._cuda.mma_candidate import Candidate
 from binop.packing import word_count
 
@@ -73,3 +73,8 @@ def force_tile(monkeypatch: pytest.MonkeyPatch, name: str, *, resident: bool) ->
         return iter([mine[0 if resident else -1]] if mine else found)
 
     monkeypatch.setattr(plan_mma, "candidates", candidates)
+    never_fuse(monkeypatch)
+
+
+def never_fuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_fused, "_MAX_INPUT_WORDS", 0)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
-from configurations import TILED, TILES, force_tile, packed_operands
+from configurations import TILED, TILES, force_tile, never_fuse, packed_operands
 
 import binop  # noqa: F401  (registers the ops)
-from binop._cuda import plan_conv
+from binop._cuda import plan_conv, plan_fused
 
 pytestmark = pytest.mark.cuda
 
@@ -22,14 +22,22 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @pytest.fixture(
-    params=["popcount", *(f"{name}-{kept}" for name in TILES for kept in ("resident", "staged"))]
+    params=[
+        "fused",
+        "popcount",
+        *(f"{name}-{kept}" for name in TILES for kept in ("resident", "staged")),
+    ]
 )
 def kernel(
     ops: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Forces one kernel on every shape that it can take, also where the plan prefers another."""
     if request.param == "popcount":
+        never_fuse(monkeypatch)
         monkeypatch.setattr(plan_conv, "why_not_mma", lambda *_: "forced")
+    elif request.param == "fused":
+        for limit in ("_MAX_INPUT_WORDS", "_MAX_FILTER_WORDS", "_MAX_PIXELS"):
+            monkeypatch.setattr(plan_fused, limit, 5000)
     else:
         name, kept = request.param.split("-")
         force_tile(monkeypatch, name, resident=kept == "resident")

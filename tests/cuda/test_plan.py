@@ -198,6 +198,7 @@ def test_pack_planes_takes_the_longest_vector(packed: Image, vector: int) -> Non
         ("pack.cuh", "PackArguments", launches.PACK_POINTERS, launches.PACK_SIZES),
         ("unpack.cu", "UnpackArguments", launches.UNPACK_POINTERS, launches.UNPACK_SIZES),
         ("conv.cuh", "ConvArguments", launches.CONV_POINTERS, launches.CONV_SIZES),
+        ("conv_fused.cu", "FusedArguments : ConvArguments", (), launches.FUSED_SIZES),
         ("conv_mma_tile.cuh", "MmaArguments : ConvArguments", (), launches.MMA_SIZES),
     ],
 )

@@ -39,8 +39,8 @@ static Index threadIdx, blockIdx, gridDim;
 
 namespace emulated {
 
-constexpr int kMaxThreads = 256;
-constexpr int kStackBytes = 256 * 1024;
+constexpr int kMaxThreads = 512;
+constexpr int kStackBytes = 64 * 1024;
 constexpr int kSharedBytes = 240 * 1024;
 
 alignas(1024) static unsigned char shared_memory[kSharedBytes];
