@@ -30,16 +30,33 @@ __device__ inline int chunk_count(const MmaArguments& a) {
 
 __device__ inline int step_count(const MmaArguments& a) { return (chunk_count(a) + 1) / 2; }
 
+__device__ inline int folds_of(const MmaArguments& a) {
+  return static_cast<int>(a.tap_chunks) / static_cast<int>(a.kernel_rows);
+}
+
+// Entries of the patch from the first tap to the others, in order.
+__device__ inline void describe_taps(const MmaArguments& a, int* taps) {
+  const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    const int row = divide_by(i, a.by_kernel_columns);
+    const int column = i - row * static_cast<int>(a.kernel_columns);
+    taps[i] =
+        row * static_cast<int>(a.tap_rows_apart) + column * static_cast<int>(a.tap_columns_apart);
+  }
+}
+
 // An odd count is followed by a chunk of zero filters; any part of the patch may meet those.
 __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
   const int planes = static_cast<int>(a.stage_planes);
   const int fold = static_cast<int>(a.fold);
-  const int folds = (static_cast<int>(a.kernel_columns) + fold - 1) / fold;
+  const int folds = folds_of(a);
   const int entries = static_cast<int>(a.segment_entries * a.segments);
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < 2 * step_count(a); i += kThreads) {
-    const int tap = i / planes;
+    const int tap = divide_by(i, a.by_stage_planes);
     const int plane = i - tap * planes;
-    const int row = tap / folds;
+    const int row = divide_by(tap, a.by_folds);
     const int column = (tap - row * folds) * fold;
     const int entry = row * static_cast<int>(a.tap_rows_apart) +
                       column * static_cast<int>(a.tap_columns_apart) + plane * entries;
@@ -57,10 +74,12 @@ __device__ inline uint4 gather_chunk(const MmaArguments& a, const u32* filter, i
   const int group_words = static_cast<int>(a.group_words);
   const int planes = static_cast<int>(a.stage_planes);
   const int fold = static_cast<int>(a.fold);
+  const int tap_chunk = divide_by(chunk, a.by_stage_planes);
+  const int plane = chunk - tap_chunk * planes;
+  const int tap_row = divide_by(tap_chunk, a.by_folds);
+  const int skipped = (stage * planes + plane) * kChunkWords;  // words of the tap
+  const int first_column = (tap_chunk - tap_row * folds_of(a)) * fold;
   const int columns = static_cast<int>(a.kernel_columns);
-  const int folds = (columns + fold - 1) / fold;
-  const int skipped = (stage * planes + chunk % planes) * kChunkWords;  // words of the tap
-  const int first_column = chunk / planes % folds * fold;
   u32 words[kChunkWords];
 #pragma unroll
   for (int w = 0; w < kChunkWords; ++w) {

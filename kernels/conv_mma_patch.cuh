@@ -22,41 +22,40 @@ struct Source {
     return {a.x + skipped + group * static_cast<int>(a.group_words), inside};
   }
 
-  static __device__ Source of_entry(const MmaArguments& a, const Tile& tile, int group, int segment,
-                                    int entry) {
-    if (a.patch_per_tap) {
-      const int tap_row = segment / static_cast<int>(a.kernel_columns);
-      const int tap_column = segment - tap_row * static_cast<int>(a.kernel_columns);
-      const Place place = tile.place(a, entry);
-      return at(a, group, place.image,
-                place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows) +
-                    tap_row * static_cast<int>(a.dilation_rows),
-                place.column * static_cast<int>(a.stride_columns) -
-                    static_cast<int>(a.padding_columns) +
-                    tap_column * static_cast<int>(a.dilation_columns));
-    }
-    const int padded = tile.padded + segment * static_cast<int>(a.segment_step) + entry;
+  // Of an entry of a run of the padded images.
+  static __device__ Source of_padded(const MmaArguments& a, const Tile& tile, int group,
+                                     int padded) {
     const int image = divide_by(padded, a.by_padded_plane);
     const int rest = padded - image * static_cast<int>(a.padded_plane);
     const int row = divide_by(rest, a.by_padded_width);
+    const int column = rest - row * static_cast<int>(a.padded_width);
     return at(a, group, tile.image + image, row - static_cast<int>(a.padding_rows),
-              rest - row * static_cast<int>(a.padded_width) - static_cast<int>(a.padding_columns));
+              column - static_cast<int>(a.padding_columns));
+  }
+
+  // Of an output pixel and a tap.
+  static __device__ Source of_tap(const MmaArguments& a, const Tile& tile, int group, int tap,
+                                  int output) {
+    const int tap_row = divide_by(tap, a.by_kernel_columns);
+    const int tap_column = tap - tap_row * static_cast<int>(a.kernel_columns);
+    const Place place = tile.place(a, output);
+    return at(a, group, place.image,
+              place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows) +
+                  tap_row * static_cast<int>(a.dilation_rows),
+              place.column * static_cast<int>(a.stride_columns) -
+                  static_cast<int>(a.padding_columns) +
+                  tap_column * static_cast<int>(a.dilation_columns));
   }
 };
 
-// Up to four words.
+// Up to four words, one or two at a time.
 __device__ inline void copy_words(u32 target, const u32* words, int count, int width, bool inside) {
-  if (width == 4) {
-    copy_async<16>(target, words, inside);
-  } else if (width == 2) {
-#pragma unroll
-    for (int w = 0; w < kChunkWords; w += 2) {
-      if (w < count) copy_async<8>(target + 4 * w, words + w, inside);
-    }
-  } else {
-#pragma unroll
-    for (int w = 0; w < kChunkWords; ++w) {
-      if (w < count) copy_async<4>(target + 4 * w, words + w, inside);
+#pragma unroll 1
+  for (int w = 0; w < kChunkWords && w < count; w += width) {
+    if (width == 2) {
+      copy_async<8>(target + 4 * w, words + w, inside);
+    } else {
+      copy_async<4>(target + 4 * w, words + w, inside);
     }
   }
 }
@@ -65,58 +64,74 @@ __device__ inline void copy_words(u32 target, const u32* words, int count, int w
 __device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int group, int stage,
                                   u32 target) {
   const int entries = static_cast<int>(a.segment_entries);
-  const int all_entries = entries * static_cast<int>(a.segments);
+  const u32 plane_bytes = entries * static_cast<int>(a.segments) * kChunkBytes;
   const int planes = static_cast<int>(a.stage_planes);
+  const int skipped = stage * planes * kChunkWords;
   const int fold = static_cast<int>(a.fold);
-  const int width = static_cast<int>(a.copy_words);
   const int group_words = static_cast<int>(a.group_words);
+#pragma unroll 1
   for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
+    const int padded = tile.padded + segment * static_cast<int>(a.segment_step);
 #pragma unroll 1
     for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
-      const Source source = Source::of_entry(a, tile, group, segment, entry);
-      const u32 entry_at = target + (segment * entries + entry) * kChunkBytes;
-      if (fold == 1) {
+      const Source source = a.patch_per_tap ? Source::of_tap(a, tile, group, segment, entry)
+                                            : Source::of_padded(a, tile, group, padded + entry);
+      const u32* words = source.words + skipped;
+      u32 to = target + (segment * entries + entry) * kChunkBytes;
+      if (a.copy_words == 4) {
 #pragma unroll 1
-        for (int plane = 0; plane < planes; ++plane) {
-          const int skipped = (stage * planes + plane) * kChunkWords;
-          copy_words(entry_at + plane * all_entries * kChunkBytes, source.words + skipped,
-                     group_words - skipped, width, source.inside);
+        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
+          copy_async<16>(to, words, source.inside);
+        }
+      } else if (fold == 1) {
+        int left = group_words - skipped;
+#pragma unroll 1
+        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
+          copy_words(to, words, left, static_cast<int>(a.copy_words), source.inside);
+          left -= kChunkWords;
         }
       } else {
         // The pixel is also the neighbour of those before it, as the tap to their right.
         const int apart = static_cast<int>(a.tap_columns_apart);
 #pragma unroll 1
         for (int f = 0; f < fold && entry - f * apart >= 0; ++f) {
-          copy_words(entry_at - f * apart * kChunkBytes + f * group_words * 4, source.words,
-                     group_words, width, source.inside);
+          copy_words(to, words, group_words, static_cast<int>(a.copy_words), source.inside);
+          to += group_words * 4 - apart * kChunkBytes;
         }
       }
     }
   }
 }
 
+// popc of a chunk whose pixel has `left` words from there on. Tail bits that a user's tensor has
+// set do not count, and meet zeros in the filters.
+__device__ inline int count_chunk(const uint4& chunk, int left, u32 last_mask) {
+  if (left > kChunkWords) {
+    return __popc(chunk.x) + __popc(chunk.y) + __popc(chunk.z) + __popc(chunk.w);
+  }
+  const u32 x = left == 1 ? chunk.x & last_mask : chunk.x;
+  const u32 y = left == 2 ? chunk.y & last_mask : left < 2 ? 0u : chunk.y;
+  const u32 z = left == 3 ? chunk.z & last_mask : left < 3 ? 0u : chunk.z;
+  const u32 w = left == 4 ? chunk.w & last_mask : 0u;
+  return __popc(x) + __popc(y) + __popc(z) + __popc(w);
+}
+
 // Adds up popc of every entry over the stages. Each thread counts the same entries in each stage.
-// Tail bits that a user's tensor has set do not count, and meet zeros in the filters.
 __device__ inline void count_set_bits(const MmaArguments& a, const Tile& tile, int stage,
                                       const u8* patch, int* set_bits) {
   const int entries = static_cast<int>(a.segment_entries * a.segments);
   const int planes = static_cast<int>(a.stage_planes);
-  const int group_words = static_cast<int>(a.group_words);
+  const int left = static_cast<int>(a.group_words) - stage * planes * kChunkWords;
   const int last_entry = entries - static_cast<int>(a.segment_entries) + tile.entries;
-  const u32 last = tail_mask(a.group_channels);
+  const u32 last_mask = tail_mask(a.group_channels);
 #pragma unroll 1
-  for (int plane = 0; plane < planes; ++plane) {
-    const int left = group_words - (stage * planes + plane) * kChunkWords;
-    u32 masks[kChunkWords];
-#pragma unroll
-    for (int w = 0; w < kChunkWords; ++w) masks[w] = left > w + 1 ? ~0u : left == w + 1 ? last : 0u;
-    const uint4* chunks = reinterpret_cast<const uint4*>(patch) + plane * entries;
+  for (int entry = static_cast<int>(threadIdx.x); entry < last_entry; entry += kThreads) {
+    const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
+    int set = stage == 0 ? 0 : set_bits[entry];
 #pragma unroll 1
-    for (int entry = static_cast<int>(threadIdx.x); entry < last_entry; entry += kThreads) {
-      const uint4 chunk = chunks[entry];
-      const int set = __popc(chunk.x & masks[0]) + __popc(chunk.y & masks[1]) +
-                      __popc(chunk.z & masks[2]) + __popc(chunk.w & masks[3]);
-      set_bits[entry] = set + (stage + plane == 0 ? 0 : set_bits[entry]);
+    for (int plane = 0; plane < planes; ++plane, chunk += entries) {
+      set += count_chunk(*chunk, left - plane * kChunkWords, last_mask);
     }
+    set_bits[entry] = set;
   }
 }

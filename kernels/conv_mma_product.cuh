@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conv_mma_filters.cuh"
+#include "conv_mma_table.cuh"
 
 struct Fragments {
   u32 a[kProductsM][4];
@@ -36,13 +37,10 @@ struct Operands {
     return chunks + static_cast<int>(threadIdx.x) % 32 / 16 * static_cast<int>(sizeof(Chunk));
   }
 
-  __device__ void enter(const MmaArguments& a, const Tile& tile, const Warp& warp) {
+  __device__ void enter(const Spot* spots, const Warp& warp) {
     const int first = warp.m * WARP_M + static_cast<int>(threadIdx.x) % 16;
 #pragma unroll
-    for (int i = 0; i < kProductsM; ++i) {
-      const int row = first + i * 16;
-      rows[i] = tile.entry(a, row, tile.place(a, row)) * kChunkBytes;
-    }
+    for (int i = 0; i < kProductsM; ++i) rows[i] = spots[first + i * 16].entry * kChunkBytes;
   }
 };
 
@@ -75,6 +73,17 @@ __device__ inline void multiply_stage(Sums& sums, const Operands& operands, cons
     if (step < steps) operands.load(even, patch, filters, step);
     multiply(sums, odd);
     if (step >= steps) return;
+  }
+}
+
+__device__ inline void clear(Sums& sums) {
+#pragma unroll
+  for (int i = 0; i < kProductsM; ++i) {
+#pragma unroll
+    for (int n = 0; n < kProductsN; ++n) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sums[i][n][c] = 0;
+    }
   }
 }
 

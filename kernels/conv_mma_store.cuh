@@ -11,20 +11,27 @@ struct Row {
   int table;  // first entry of the pixel's class
 };
 
-__device__ inline void describe_rows(const MmaArguments& a, const Tile& tile, const Warp& warp,
-                                     const int* set_bits, Row* rows) {
-  for (int r = static_cast<int>(threadIdx.x) % 32; r < WARP_M; r += 32) {
-    const int row = warp.m * WARP_M + r;
-    const Place place = tile.place(a, row);
-    const int* entry = set_bits + tile.entry(a, row, place);
-    int set = 0;
-    for (int i = 0; i < static_cast<int>(a.kernel_rows); ++i) {
-      for (int j = 0; j < static_cast<int>(a.kernel_columns); ++j) {
-        set += entry[i * static_cast<int>(a.tap_rows_apart) +
-                     j * static_cast<int>(a.tap_columns_apart)];
-      }
-    }
-    rows[r] = {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set, class_of(a, place) * kTileN};
+// Sums popc over the taps of the warp's rows; a lane has a row, or two side by side.
+__device__ inline void describe_rows(const MmaArguments& a, const Warp& warp, const Spot* spots,
+                                     const int* taps, const int* set_bits, Row* rows) {
+  constexpr int kRows = WARP_M > 32 ? WARP_M / 32 : 1;
+  const int lane = static_cast<int>(threadIdx.x) % (WARP_M < 32 ? WARP_M : 32);
+  const Spot* spot = spots + warp.m * WARP_M + lane;
+  const int* at[kRows];
+  int set[kRows] = {};
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) at[r] = set_bits + spot[r * 32].entry;
+  const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
+#pragma unroll 3
+  for (int tap = 0; tap < count; ++tap) {
+    const int apart = taps[tap];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) set[r] += at[r][apart];
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    rows[lane + r * 32] = {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set[r],
+                           spot[r * 32].table};
   }
   __syncwarp();
 }

@@ -1,8 +1,9 @@
 // What a dot product adds to 4 popc(a & b) - 2 popc(a), per channel and class of pixels.
 //
 // A pixel's taps inside the image form a rectangle whatever the stride and dilation: an interval of
-// tap rows and one of tap columns. Going down the image both ends of the interval only fall, so the
-// sum of what is missing at the ends numbers the classes that occur.
+// tap rows and one of tap columns. Going down the image both ends of the interval only fall, and
+// the plan sees to it that no pixel misses taps at both ends: so the sum of the ends is the
+// interval's number, and the number tells the interval.
 #pragma once
 
 #include "conv_mma_tile.cuh"
@@ -12,68 +13,45 @@ struct Interval {
   int first;
   int last;
 
-  static __device__ Interval at(int start, int dilation, int taps, int size) {
-    const int first = start < 0 ? (-start + dilation - 1) / dilation : 0;
-    const int last = start >= size ? 0 : (size - 1 - start) / dilation + 1;
+  // `start` is the input's row (or column) under the first tap.
+  static __device__ int number(int start, int dilation, i64 by_dilation, int taps, int size) {
+    const int first = start < 0 ? divide_by(dilation - 1 - start, by_dilation) : 0;
+    const int last = start < size ? divide_by(size - 1 - start, by_dilation) + 1 : 0;
     const int clamped_first = first < taps ? first : taps;
     const int clamped_last = last < taps ? last : taps;
-    return {clamped_first, clamped_last > clamped_first ? clamped_last : clamped_first};
+    return 2 * taps - clamped_first - (clamped_last > clamped_first ? clamped_last : clamped_first);
   }
 
-  static __device__ Interval of_row(const MmaArguments& a, int row) {
-    return at(row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows),
-              static_cast<int>(a.dilation_rows), static_cast<int>(a.kernel_rows),
-              static_cast<int>(a.height));
+  static __device__ Interval of_number(int number, int taps) {
+    return number < taps ? Interval{taps - number, taps} : Interval{0, 2 * taps - number};
   }
-
-  static __device__ Interval of_column(const MmaArguments& a, int column) {
-    return at(column * static_cast<int>(a.stride_columns) - static_cast<int>(a.padding_columns),
-              static_cast<int>(a.dilation_columns), static_cast<int>(a.kernel_columns),
-              static_cast<int>(a.width));
-  }
-
-  __device__ int number(int taps) const { return 2 * taps - first - last; }
-  __device__ bool has(int tap) const { return first <= tap && tap < last; }
 };
 
-__device__ inline bool has_classes(const MmaArguments& a) {
-  return a.row_classes * a.column_classes > 1;
-}
-
 __device__ inline int class_of(const MmaArguments& a, const Place& place) {
-  if (!has_classes(a)) return 0;
-  const int row = Interval::of_row(a, place.row).number(static_cast<int>(a.kernel_rows)) -
-                  static_cast<int>(a.first_row_class);
-  const int column =
-      Interval::of_column(a, place.column).number(static_cast<int>(a.kernel_columns)) -
-      static_cast<int>(a.first_column_class);
-  return row * static_cast<int>(a.column_classes) + column;
+  if (a.row_classes * a.column_classes == 1) return 0;
+  const int row = Interval::number(
+      place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows),
+      static_cast<int>(a.dilation_rows), a.by_dilation_rows, static_cast<int>(a.kernel_rows),
+      static_cast<int>(a.height));
+  const int column = Interval::number(
+      place.column * static_cast<int>(a.stride_columns) - static_cast<int>(a.padding_columns),
+      static_cast<int>(a.dilation_columns), a.by_dilation_columns,
+      static_cast<int>(a.kernel_columns), static_cast<int>(a.width));
+  return (row - static_cast<int>(a.first_row_class)) * static_cast<int>(a.column_classes) + column -
+         static_cast<int>(a.first_column_class);
 }
 
-// The intervals of each row class, then of each column class.
-__device__ inline void find_intervals(const MmaArguments& a, Interval* rows) {
-  Interval* columns = rows + a.row_classes;
-  const int classes = static_cast<int>(a.row_classes + a.column_classes);
-  for (int i = static_cast<int>(threadIdx.x); i < classes; i += kThreads) {
-    rows[i] = {0, 0};  // a class that no pixel has
-  }
-  __syncthreads();
-  // The first pixel of each class writes it.
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(a.out_height); i += kThreads) {
-    const int taps = static_cast<int>(a.kernel_rows);
-    const Interval found = Interval::of_row(a, i);
-    const int number = found.number(taps);
-    if (i == 0 || number != Interval::of_row(a, i - 1).number(taps)) {
-      rows[number - static_cast<int>(a.first_row_class)] = found;
-    }
-  }
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(a.out_width); i += kThreads) {
-    const int taps = static_cast<int>(a.kernel_columns);
-    const Interval found = Interval::of_column(a, i);
-    const int number = found.number(taps);
-    if (i == 0 || number != Interval::of_column(a, i - 1).number(taps)) {
-      columns[number - static_cast<int>(a.first_column_class)] = found;
-    }
+// What is to be known of each row of the tile.
+struct Spot {
+  int entry;  // in the patch, under the first tap
+  int table;  // first entry of the pixel's class
+};
+
+__device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, Spot* spots) {
+#pragma unroll 1
+  for (int row = static_cast<int>(threadIdx.x); row < kTileM; row += kThreads) {
+    const Place place = tile.place(a, row);
+    spots[row] = {tile.entry(a, row, place), class_of(a, place) * kTileN};
   }
 }
 
@@ -111,41 +89,54 @@ __device__ int table_entry<bits>(int correction, const Channel<bits>& channel) {
   return channel.threshold - correction;
 }
 
-// Fills the table [class][kTileN]. `counts` holds a number for each tap and channel, meanwhile.
+// Fills the table [class][kTileN]. `sums` holds, meanwhile, the sums over all taps above and to the
+// left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
 __device__ inline void build_table(const MmaArguments& a, const Block& block,
-                                   const Channel<OUT>* channels, Interval* intervals, int* counts,
-                                   int* table) {
+                                   const Channel<OUT>* channels, int* sums, int* table) {
+  const int rows = static_cast<int>(a.kernel_rows);
   const int columns = static_cast<int>(a.kernel_columns);
-  const int taps = static_cast<int>(a.kernel_rows) * columns;
+  const int taps = rows * columns;
+  const int pitch = (columns + 1) * kTileN;
+#pragma unroll 1
   for (int item = static_cast<int>(threadIdx.x); item < block.channels * taps; item += kThreads) {
-    const int channel = item / taps;
+    const int channel = divide_by(item, a.by_taps);
     const int tap = item - channel * taps;
+    const int row = divide_by(tap, a.by_kernel_columns);
     const u32* filter =
         a.weight + (static_cast<i64>(block.first_channel + channel) * taps + tap) * a.group_words;
-    counts[tap * kTileN + channel] = count_tap(a, filter);
+    sums[(row + 1) * pitch + (tap - row * columns + 1) * kTileN + channel] = count_tap(a, filter);
   }
-  if (has_classes(a)) find_intervals(a, intervals);
   __syncthreads();
-
-  const int classes = static_cast<int>(a.row_classes * a.column_classes);
-  for (int item = static_cast<int>(threadIdx.x); item < classes * kTileN; item += kThreads) {
-    const int channel = item % kTileN;
-    const int index = item / kTileN;
-    if (channel >= block.channels) continue;
-    int all = 0;
-    int inside = 0;
-    for (int tap = 0; tap < taps; ++tap) {
-      const int count = counts[tap * kTileN + channel];
-      all += count;
-      if (!has_classes(a)) continue;
-      const int row = tap / columns;
-      const Interval& rows = intervals[index / static_cast<int>(a.column_classes)];
-      const Interval& across =
-          intervals[static_cast<int>(a.row_classes) + index % static_cast<int>(a.column_classes)];
-      if (rows.has(row) && across.has(tap - row * columns)) inside += count;
+  for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {
+    for (int j = 0; j <= columns; ++j) sums[j * kTileN + n] = 0;
+#pragma unroll 1
+    for (int i = 1; i <= rows; ++i) {
+      int of_row = 0;
+      sums[i * pitch + n] = 0;
+#pragma unroll 1
+      for (int j = 1; j <= columns; ++j) {
+        int* sum = sums + i * pitch + j * kTileN + n;
+        of_row += *sum;
+        *sum = of_row + *(sum - pitch);
+      }
     }
-    // With pad_value 1 a tap outside adds what it would have subtracted with -1.
-    const int correction = !has_classes(a) ? all : a.pad_value > 0 ? 2 * inside - all : inside;
-    table[item] = table_entry(correction, channels[channel]);
+    // Each thread reads only what it has written itself.
+    const int all = sums[rows * pitch + columns * kTileN + n];
+    int* entry = table + n;
+#pragma unroll 1
+    for (int r = 0; r < static_cast<int>(a.row_classes); ++r) {
+      const Interval down = Interval::of_number(static_cast<int>(a.first_row_class) + r, rows);
+#pragma unroll 1
+      for (int c = 0; c < static_cast<int>(a.column_classes); ++c, entry += kTileN) {
+        const Interval across =
+            Interval::of_number(static_cast<int>(a.first_column_class) + c, columns);
+        const int inside = sums[down.last * pitch + across.last * kTileN + n] -
+                           sums[down.first * pitch + across.last * kTileN + n] -
+                           sums[down.last * pitch + across.first * kTileN + n] +
+                           sums[down.first * pitch + across.first * kTileN + n];
+        // With pad_value 1 a tap outside adds what it would have subtracted with -1.
+        *entry = table_entry(a.pad_value > 0 ? 2 * inside - all : inside, channels[n]);
+      }
+    }
   }
 }

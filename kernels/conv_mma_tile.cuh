@@ -59,12 +59,19 @@ struct MmaArguments : ConvArguments {
   i64 by_width;
   i64 by_padded_plane;
   i64 by_padded_width;
+  i64 by_dilation_rows;
+  i64 by_dilation_columns;
+  i64 by_taps;
+  i64 by_kernel_columns;
+  i64 by_stage_planes;
+  i64 by_folds;
   // Where what lies in shared memory, in bytes.
   i64 ring_at;
   i64 set_bits_at;
   i64 table_at;
-  i64 ranges_at;
+  i64 spots_at;
   i64 rows_at;
+  i64 taps_at;
   i64 chunks_at;
   i64 channels_at;
   i64 scratch_at;

@@ -76,6 +76,7 @@ class Candidate:
     def regions(self) -> dict[str, int]:
         """Bytes of the parts of shared memory, in order."""
         tile, classes = self.tile, class_sizes(self.geometry, self.call)
+        rows, columns = self.geometry.kernel
         slot = self.patch_bytes + (0 if self.resident else self.filter_bytes)
         stored = 0
         if not self.has_rows:
@@ -87,13 +88,12 @@ class Candidate:
             "ring_at": self.slots * slot,
             "set_bits_at": self.patch.entries * 4,
             "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
-            "ranges_at": (classes["row_classes"] + classes["column_classes"]) * 8,
+            "spots_at": 2 * tile.pixels * 8,
             "rows_at": tile.pixels * tile.warps_across * 8,
+            "taps_at": rows * columns * 4,
             "chunks_at": 2 * self.steps * 8,
             "channels_at": tile.channels * 8,
-            "scratch_at": max(
-                math.prod(self.geometry.kernel) * tile.channels * 4, partials + stored
-            ),
+            "scratch_at": max((rows + 1) * (columns + 1) * tile.channels * 4, partials + stored),
         }
 
     def places(self) -> tuple[dict[str, int], int]:

@@ -27,10 +27,32 @@ def _classes(geometry: Conv2dGeometry, axis: int) -> tuple[int, int]:
     return number(-padding), number(last_start - padding)
 
 
+def misses_taps_at_both_ends(geometry: Conv2dGeometry, call: ConvCall) -> bool:
+    """Whether the padding may hold the first and the last tap of one pixel: then the number of a
+    class does not tell its taps."""
+    return _has_border(geometry, call) and any(
+        padding > 0 and (kernel - 1) * dilation > size
+        for padding, kernel, dilation, size in zip(
+            geometry.padding,
+            geometry.kernel,
+            geometry.dilation,
+            (geometry.height, geometry.width),
+            strict=True,
+        )
+    )
+
+
 def class_sizes(geometry: Conv2dGeometry, call: ConvCall) -> dict[str, int]:
     if not _has_border(geometry, call):
-        names = ("first_row_class", "first_column_class", "common_class")
-        return {"row_classes": 1, "column_classes": 1} | dict.fromkeys(names, 0)
+        # One class, of pixels with all taps.
+        rows, columns = geometry.kernel
+        return {
+            "row_classes": 1,
+            "column_classes": 1,
+            "first_row_class": rows,
+            "first_column_class": columns,
+            "common_class": 0,
+        }
     (row, last_row), (column, last_column) = (_classes(geometry, axis) for axis in (0, 1))
     rows, columns = last_row - row + 1, last_column - column + 1
     # That of the pixels with all taps inside, where there are any.

@@ -10,9 +10,17 @@ import math
 from collections.abc import Iterator
 
 from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
-from binop._cuda.launches import CONV_SIZES, MMA_SIZES, Device, Launch, divide_up, in_order
+from binop._cuda.launches import (
+    CONV_SIZES,
+    MMA_SIZES,
+    Device,
+    Launch,
+    divide_up,
+    in_order,
+    reciprocal,
+)
 from binop._cuda.mma_candidate import Candidate
-from binop._cuda.mma_classes import class_sizes
+from binop._cuda.mma_classes import class_sizes, misses_taps_at_both_ends
 from binop._cuda.mma_patch import CHUNK_WORDS, choose_patch, line_length, patch_sizes
 from binop._cuda.mma_tile import (
     EMULATED_TILES,
@@ -84,6 +92,8 @@ def why_not_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str
         return "the kernel has too many taps"
     if _extent(geometry) >= _MAX_EXTENT:
         return "sizes beyond 2**30"
+    if misses_taps_at_both_ends(geometry, call):
+        return "pixels miss taps at both ends of the image"
     if next(candidates(geometry, call, device), None) is None:
         return "no tile's pixels and filters fit into shared memory"
     return None
@@ -117,6 +127,12 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "slots": candidate.slots,
         "patch_bytes": candidate.patch_bytes,
         "filter_bytes": candidate.filter_bytes,
+        "by_dilation_rows": reciprocal(geometry.dilation[0]),
+        "by_dilation_columns": reciprocal(geometry.dilation[1]),
+        "by_taps": reciprocal(math.prod(geometry.kernel)),
+        "by_kernel_columns": reciprocal(geometry.kernel[1]),
+        "by_stage_planes": reciprocal(candidate.stage_planes),
+        "by_folds": reciprocal(candidate.tap_chunks // geometry.kernel[0]),
     }
     sizes |= patch_sizes(geometry, candidate.patch)
     sizes |= class_sizes(geometry, call)

@@ -89,6 +89,7 @@ def test_emulated_products_get_tiles_that_fit_the_registers() -> None:
         (layer(64, 8, 4), CALL, H200, "fewer output channels"),
         (replace(layer(64, 8, 24), groups=2), replace(CALL, out="bits"), H200, "share words"),
         (replace(layer(64, 90, 64), kernel=(33, 33), padding=(7, 8)), CALL, H200, "too many taps"),
+        (layer(64, 1, 64), CALL, H200, "both ends"),
         (replace(layer(2**18, 8, 8, 1), kernel=(3, 3)), CALL, H200, "2\\*\\*21"),
         (replace(layer(32, 2**15, 8, 1)), CALL, H200, "2\\*\\*30"),
         (
