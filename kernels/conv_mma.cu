@@ -22,7 +22,7 @@ struct Walk {
     if (++slot == static_cast<int>(a.slots)) slot = 0;
     if (++stage == static_cast<int>(a.stages)) {
       stage = 0;
-      tile += static_cast<int>(gridDim.x) / static_cast<int>(a.channel_tiles);
+      tile += static_cast<int>(a.walkers);
     }
   }
 

@@ -8,38 +8,34 @@
 
 // An input pixel, or a place in the padding.
 struct Source {
-  const u32* words;  // of the block's group; only to be read if inside
+  u32 pixel;  // 0 in the padding
   bool inside;
 
-  static __device__ Source at(const MmaArguments& a, int group, int image, int row, int column) {
+  static __device__ Source at(const MmaArguments& a, int image, int row, int column) {
     const bool inside = image < static_cast<int>(a.batch) &&
                         static_cast<u32>(row) < static_cast<u32>(a.height) &&
                         static_cast<u32>(column) < static_cast<u32>(a.width);
     const int pixel =
         (image * static_cast<int>(a.height) + row) * static_cast<int>(a.width) + column;
-    // Of two 32-bit numbers: a single instruction.
-    const i64 skipped = static_cast<i64>(inside ? pixel : 0) * static_cast<int>(a.pixel_words);
-    return {a.x + skipped + group * static_cast<int>(a.group_words), inside};
+    return {inside ? static_cast<u32>(pixel) : 0u, inside};
   }
 
   // Of an entry of a run of the padded images.
-  static __device__ Source of_padded(const MmaArguments& a, const Tile& tile, int group,
-                                     int padded) {
+  static __device__ Source of_padded(const MmaArguments& a, const Tile& tile, int padded) {
     const int image = divide_by(padded, a.by_padded_plane);
     const int rest = padded - image * static_cast<int>(a.padded_plane);
     const int row = divide_by(rest, a.by_padded_width);
     const int column = rest - row * static_cast<int>(a.padded_width);
-    return at(a, group, tile.image + image, row - static_cast<int>(a.padding_rows),
+    return at(a, tile.image + image, row - static_cast<int>(a.padding_rows),
               column - static_cast<int>(a.padding_columns));
   }
 
   // Of an output pixel and a tap.
-  static __device__ Source of_tap(const MmaArguments& a, const Tile& tile, int group, int tap,
-                                  int output) {
+  static __device__ Source of_tap(const MmaArguments& a, const Tile& tile, int tap, int output) {
     const int tap_row = divide_by(tap, a.by_kernel_columns);
     const int tap_column = tap - tap_row * static_cast<int>(a.kernel_columns);
     const Place place = tile.place(a, output);
-    return at(a, group, place.image,
+    return at(a, place.image,
               place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows) +
                   tap_row * static_cast<int>(a.dilation_rows),
               place.column * static_cast<int>(a.stride_columns) -
@@ -69,14 +65,17 @@ __device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int g
   const int skipped = stage * planes * kChunkWords;
   const int fold = static_cast<int>(a.fold);
   const int group_words = static_cast<int>(a.group_words);
+  const u32* first_word = a.x + group * group_words + skipped;
 #pragma unroll 1
   for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
     const int padded = tile.padded + segment * static_cast<int>(a.segment_step);
 #pragma unroll 1
     for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
-      const Source source = a.patch_per_tap ? Source::of_tap(a, tile, group, segment, entry)
-                                            : Source::of_padded(a, tile, group, padded + entry);
-      const u32* words = source.words + skipped;
+      const Source source = a.patch_per_tap ? Source::of_tap(a, tile, segment, entry)
+                                            : Source::of_padded(a, tile, padded + entry);
+      // As unsigned numbers of 32 bits: a single instruction.
+      const u32* words =
+          first_word + static_cast<u64>(source.pixel) * static_cast<u32>(a.pixel_words);
       u32 to = target + (segment * entries + entry) * kChunkBytes;
       if (a.copy_words == 4) {
 #pragma unroll 1

@@ -26,6 +26,7 @@ struct MmaArguments : ConvArguments {
   i64 pixels;         // of the output, over all images
   i64 channel_tiles;  // over all groups
   i64 pixel_tiles;
+  i64 walkers;      // blocks that share the tiles of the same channels
   i64 copy_words;   // of one asynchronous copy from x: 1, 2 or 4
   i64 pixel_words;  // groups * group_words
   i64 filter_words;

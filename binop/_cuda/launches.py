@@ -35,8 +35,8 @@ CONV_SIZES = (
 )  # fmt: skip
 # What conv_mma takes after these.
 MMA_SIZES = (
-    "pixels", "channel_tiles", "pixel_tiles", "copy_words", "pixel_words", "filter_words",
-    "patch_per_tap", "segments", "segment_entries", "tap_entries", "segment_step",
+    "pixels", "channel_tiles", "pixel_tiles", "walkers", "copy_words", "pixel_words",
+    "filter_words", "patch_per_tap", "segments", "segment_entries", "tap_entries", "segment_step",
     "padded_width", "padded_plane", "tap_rows_apart", "tap_columns_apart", "fold", "tap_chunks",
     "stage_planes", "stages", "resident", "slots", "patch_bytes", "filter_bytes", "row_classes",
     "column_classes", "first_row_class", "first_column_class", "common_class", "by_plane",

@@ -19,13 +19,18 @@ _SYSTEM_BYTES = 1024  # of every block's shared memory
 
 # For the estimate, in cycles of a multiprocessor. Measured on an H200: 6 a matrix product of a
 # quarter multiprocessor, and about 24 bytes from the second-level cache (all multiprocessors
-# together 5.5 TB/s). The others are judged: a step's loads before its first product, 4
-# instructions an output, a launch with its first loads.
+# together 5.5 TB/s). The others are judged: a step's loads before its first product; what a warp
+# does beside its products for a tile, for a stage, for each round of copies and for each output of
+# a thread (instructions that run once and wait for most of what they read); a launch with its
+# first loads.
 _PRODUCT = 6
 _CACHE_BYTES = 24
 _STEP = 80
-_OUTPUT = 4
-_START = 3000
+_TILE = 2000
+_STAGE = 400
+_COPY = 60
+_OUTPUT = 6
+_START = 5000
 
 
 @dataclass(frozen=True)
@@ -123,19 +128,13 @@ class Candidate:
         )
         waves = divide_up(tiles, device.multiprocessors * blocks)
         steps = self.stages * self.steps
-        deep = self.tile.warps_deep
         products = self.tile.products * steps * _PRODUCT / 4
-        latency = divide_up(steps, deep) * _STEP
-        copied = self.stages * self.patch_bytes
-        if not self.resident:
-            copied += self.stages * self.filter_bytes
-        stored = self.tile.pixels * self.tile.channels * _OUTPUT / 128
-        copying = copied / _CACHE_BYTES
-        # Copies overlap with products, but take some of their time.
-        busy = max(blocks * (products + copying / 4), blocks * copying, latency)
-        # With two warps a quarter, one stores while the other multiplies.
-        overlapped = blocks * self.tile.warps >= 8
-        each = max(busy, blocks * stored) if overlapped else busy + stored
+        copied = self.stages * (self.patch_bytes + (0 if self.resident else self.filter_bytes))
+        busy = blocks * max(products, copied / _CACHE_BYTES)
+        # What a block does one after the other; other blocks may fill its gaps.
+        in_turn = max(products, divide_up(steps, self.tile.warps_deep) * _STEP)
+        in_turn += _TILE + self.stages * _STAGE + copied / CHUNK_BYTES / self.tile.threads * _COPY
+        in_turn += self.tile.pixels * self.tile.channels / self.tile.threads * _OUTPUT
         # What must have come before the first product.
         first = blocks * self.filter_bytes * (self.stages if self.resident else 1)
-        return _START + first / _CACHE_BYTES + waves * each
+        return _START + first / _CACHE_BYTES + waves * max(busy, in_turn)

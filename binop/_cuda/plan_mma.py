@@ -117,6 +117,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "pixels": out_pixels(geometry),
         "channel_tiles": channel_tiles,
         "pixel_tiles": pixel_tiles,
+        "walkers": walkers,
         "copy_words": math.gcd(CHUNK_WORDS, group_words, max(1, call.alignment // 4)),
         "pixel_words": geometry.groups * group_words,
         "filter_words": math.prod(geometry.kernel) * group_words,
