@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import Case
 from compare import assert_same_bits
-from configurations import TILES, force_tile
+from configurations import TILES, force_tile, never_fuse
 
 pytestmark = [pytest.mark.cuda, pytest.mark.sanitize]
 
@@ -29,8 +29,19 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("may_fuse", [False, True])
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: case.name)
-def test_binary_conv2d(case: Case, channels_last: bool, dtype: torch.dtype) -> None:
+def test_binary_conv2d(
+    ops: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    case: Case,
+    may_fuse: bool,
+    channels_last: bool,
+    dtype: torch.dtype,
+) -> None:
+    if not may_fuse:
+        never_fuse(monkeypatch)
+    monkeypatch.setattr(ops, "_prepared", {})
     case = replace(case, dtype=dtype, channels_last=channels_last)
     tensors = case.tensors()
     got = _ops.binary_conv2d(*(t.cuda() for t in tensors), **case.options)
