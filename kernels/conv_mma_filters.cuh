@@ -30,10 +30,6 @@ __device__ inline int chunk_count(const MmaArguments& a) {
 
 __device__ inline int step_count(const MmaArguments& a) { return (chunk_count(a) + 1) / 2; }
 
-__device__ inline int folds_of(const MmaArguments& a) {
-  return static_cast<int>(a.tap_chunks) / static_cast<int>(a.kernel_rows);
-}
-
 // Entries of the patch from the first tap to the others, in order.
 __device__ inline void describe_taps(const MmaArguments& a, int* taps) {
   const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
@@ -50,7 +46,7 @@ __device__ inline void describe_taps(const MmaArguments& a, int* taps) {
 __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
   const int planes = static_cast<int>(a.stage_planes);
   const int fold = static_cast<int>(a.fold);
-  const int folds = folds_of(a);
+  const int folds = static_cast<int>(a.folds);
   const int entries = static_cast<int>(a.segment_entries * a.segments);
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < 2 * step_count(a); i += kThreads) {
@@ -78,12 +74,13 @@ __device__ inline uint4 gather_chunk(const MmaArguments& a, const u32* filter, i
   const int plane = chunk - tap_chunk * planes;
   const int tap_row = divide_by(tap_chunk, a.by_folds);
   const int skipped = (stage * planes + plane) * kChunkWords;  // words of the tap
-  const int first_column = (tap_chunk - tap_row * folds_of(a)) * fold;
+  const int first_column = (tap_chunk - tap_row * static_cast<int>(a.folds)) * fold;
   const int columns = static_cast<int>(a.kernel_columns);
   u32 words[kChunkWords];
 #pragma unroll
   for (int w = 0; w < kChunkWords; ++w) {
-    const int tap = fold == 1 ? 0 : w / group_words;
+    // Folded pixels have one or two words.
+    const int tap = fold == 1 ? 0 : w >> (group_words - 1);
     const int word = fold == 1 ? skipped + w : w - tap * group_words;
     words[w] = word < group_words && first_column + tap < columns ? filter[w] : 0u;
     if (word == group_words - 1) words[w] &= tail_mask(a.group_channels);

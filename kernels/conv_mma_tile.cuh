@@ -43,6 +43,7 @@ struct MmaArguments : ConvArguments {
   i64 fold;  // neighbouring taps of a row in one chunk, where a pixel has few words
   // The depth: stages of stage_planes chunks of every pixel, each at tap_chunks places.
   i64 tap_chunks;
+  i64 folds;  // chunks of a row of taps
   i64 stage_planes;
   i64 stages;
   i64 resident;     // all filters of the tile stay in shared memory

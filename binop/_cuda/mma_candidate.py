@@ -51,9 +51,13 @@ class Candidate:
         return divide_up(words, CHUNK_WORDS) // self.stage_planes
 
     @property
+    def folds(self) -> int:
+        """Chunks of a row of taps, of one plane."""
+        return divide_up(self.geometry.kernel[1], self.patch.fold)
+
+    @property
     def tap_chunks(self) -> int:
-        rows, columns = self.geometry.kernel
-        return rows * divide_up(columns, self.patch.fold)
+        return self.geometry.kernel[0] * self.folds
 
     @property
     def steps(self) -> int:

@@ -122,6 +122,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "pixel_words": geometry.groups * group_words,
         "filter_words": math.prod(geometry.kernel) * group_words,
         "tap_chunks": candidate.tap_chunks,
+        "folds": candidate.folds,
         "stage_planes": candidate.stage_planes,
         "stages": candidate.stages,
         "resident": int(candidate.resident),
@@ -133,7 +134,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "by_taps": reciprocal(math.prod(geometry.kernel)),
         "by_kernel_columns": reciprocal(geometry.kernel[1]),
         "by_stage_planes": reciprocal(candidate.stage_planes),
-        "by_folds": reciprocal(candidate.tap_chunks // geometry.kernel[0]),
+        "by_folds": reciprocal(candidate.folds),
     }
     sizes |= patch_sizes(geometry, candidate.patch)
     sizes |= class_sizes(geometry, call)
