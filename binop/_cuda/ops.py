@@ -3,6 +3,9 @@
 The first call with a key (shapes, strides, dtypes, devices, alignments, parameters) validates,
 plans and loads; later ones only allocate and launch, with the addresses that the key needed
 anyway. Nothing here waits for the device.
+
+The keys are written out: a function for what all tensors add to them takes as long as the rest of a
+key (2 us of a call).
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from binop.packing import word_count
 
 _CHANNELS = 32  # of a block
 _THREADS = 512
-# Every block packs all of the input and its own filters, about 64 words a microsecond each: below
-# these the device is done before the host could have launched two kernels.
+# Every block packs all of the input and its own filters. Judged, not measured: below these the
+# device should be done before the host could have launched two kernels.
 _MAX_INPUT_WORDS = 512
 _MAX_FILTER_WORDS = 1024
 _MAX_PIXELS = 512
@@ -55,7 +55,7 @@ def plan_fused(geometry: Conv2dGeometry, call: ConvCall, x: Image, weight: Image
         _THREADS,
         4 * (x_words + filter_words),
         in_order(CONV_SIZES, sizes) + in_order(FUSED_SIZES, sizes),
-        "one launch: packing and convolving take the device less than a launch takes the host",
+        "one launch: the device packs and convolves in less than another launch takes the host",
     )
 
 
