@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests run side by side; each worker computes on one thread.
 WORKERS ?= auto
 
-.PHONY: help demo test check style bench test-cuda sanitize clean
+.PHONY: help demo test check style kernels bench test-cuda sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
 	$(BIN)/ruff format .
 	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
 		| xargs --no-run-if-empty $(BIN)/clang-format -i
+
+kernels: $(VENV)/test.stamp  ## compile every CUDA kernel for every architecture; none may spill
+	$(BIN)/python -m binop compile-kernels
 
 bench: $(VENV)/bench.stamp  ## measure the ops on this machine, into benchmarks/results/
 	$(BIN)/python -m binop bench

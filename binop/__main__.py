@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from binop import _compile, _info, bench
+from binop import _compile, _first_call, _info, bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,9 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _compile.add_arguments(
         commands.add_parser("compile-kernels", help="compile the CUDA kernels; needs no GPU")
     )
+    commands.add_parser("first-call", help="what an op's first call costs a process, on CUDA")
     options = parser.parse_args(arguments)
     if options.command == "compile-kernels":
         return _compile.run(options)
+    if options.command == "first-call":
+        return _first_call.run()
     if options.command == "bench":
         return bench.run(options)
     print("\n".join(_info.lines()))

@@ -1,4 +1,7 @@
-"""``python -m binop compile-kernels``: every CUDA kernel for any architecture, without a GPU."""
+"""``python -m binop compile-kernels``: every CUDA kernel for any architecture, without a GPU.
+
+It fails where a kernel would keep registers in local memory.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,16 @@ def run(options: argparse.Namespace) -> int:
     from binop._cuda.jit import cache_directory
     from binop._cuda.variants import compile_all
 
+    spilling = 0
     for arch in options.arch:
-        report = compile_all([arch], fill_cache=options.fill_cache)
+        report = list(compile_all([arch], fill_cache=options.fill_cache))
         seconds = sum(compiled.seconds for compiled in report)
         size = sum(len(compiled.cubin) for compiled in report)
         print(f"{arch:<8} {len(report)} kernels, {seconds:.1f} s, {size:,} bytes", flush=True)
+        for compiled in report:
+            if compiled.resources is not None and compiled.resources.local_bytes > 0:
+                spilling += 1
+                print(f"{arch:<8} local memory: {compiled.kernel} {compiled.resources}", flush=True)
     if options.fill_cache:
         print(f"kept in {cache_directory()}")
-    return 0
+    return 1 if spilling else 0

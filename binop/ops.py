@@ -23,6 +23,9 @@ _Op = TypeVar("_Op", bound=Callable[..., Any])
 # The registrations last as long as this object.
 LIBRARY = torch.library.Library("binop", "DEF")
 
+# What serves CUDA tensors, by the op's name.
+CUDA_KERNELS: dict[str, Callable[..., Any]] = {}
+
 _CONV_OPTIONS = (
     "SymInt[2] stride=1, SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, "
     "int pad_value=0"
@@ -50,7 +53,8 @@ def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, on(reference), "CompositeExplicitAutograd")
         # The CUDA kernels validate once per shape and cache the launch: no wrapper around them.
-        LIBRARY.impl(name, on_cuda(plain_name, on(reference)), "CUDA")
+        CUDA_KERNELS[name] = on_cuda(plain_name, on(reference))
+        LIBRARY.impl(name, CUDA_KERNELS[name], "CUDA")
         torch.library.register_fake(f"binop::{name}", on(fake), lib=LIBRARY)
         return function
 

@@ -7,9 +7,13 @@ constexpr int kWordBits = 32;
 
 // v >= 0 by bit pattern: -0.0 is true, NaN and negative subnormals are false, whatever the
 // compiler does to subnormals.
+__device__ inline bool is_nonnegative(u32 bits, u32 infinity, u32 minus_zero) {
+  return bits <= infinity || bits == minus_zero;
+}
+
 template <class Element>
 __device__ inline bool is_nonnegative(u32 bits) {
-  return bits <= Element::kInfinity || bits == Element::kMinusZero;
+  return is_nonnegative(bits, Element::kInfinity, Element::kMinusZero);
 }
 
 // Bits of the last word of `channels` channels.

@@ -43,18 +43,6 @@ struct ConvArguments {
   i64 group_words;
   i64 pad_value;
   i64 channels_last;  // layout of a float output
-  // conv_mma:
-  i64 has_border;     // taps outside the image need another correction than taps inside
-  i64 wide_stores;    // channels_last: rows of 8 channels are aligned for 16-byte stores
-  i64 channel_tiles;  // over all groups
-  i64 pixel_tiles;
-  i64 pixel_words;   // groups * group_words
-  i64 filter_words;  // kernel_rows * kernel_columns * group_words
-  i64 reach_rows;    // kernel_rows * dilation_rows
-  i64 reach_columns;
-  i64 walk_rows;  // 16 words of depth, as rows and columns of the image and words of the group
-  i64 walk_columns;
-  i64 walk_words;
 };
 
 // An output pixel: its image, the image's pixel under the first tap, and its place in the output.

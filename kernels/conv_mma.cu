@@ -1,133 +1,148 @@
 // Convolution on the 1-bit tensor cores (sm_80 and newer) as an implicit matrix product: rows are
 // output pixels, columns output channels, and the depth runs over taps and words of channels.
 //
-// A block keeps its channels and walks over tiles of pixels, so that the border table is made
-// once. popc(a) is counted on the fragments; the warps that share rows take turns at it.
-#include "conv_mma_load.cuh"
+// A block keeps its channels and walks over tiles of pixels. Its filters stay in shared memory if
+// they fit, else they come with each stage. Patches of input pixels come through a ring of stages;
+// the next tile's are under way while this one is stored. popc(a) is counted once per input pixel,
+// not per tap.
+#include "conv_mma_patch.cuh"
+#include "conv_mma_product.cuh"
 #include "conv_mma_store.cuh"
-#include "conv_mma_table.cuh"
 
-constexpr int kBlocksPerMultiprocessor = 512 / kThreads;
+constexpr int kStagesAhead = 2;
+constexpr int kBlocks = WARP_M * WARP_N >= 64 * 64 ? 256 / kThreads : 4;
 
-// Where this lane's matrix loads start in a stage, in bytes. The permutation of the chunks makes a
-// later step's address that of the first with bits 5 and 6 flipped; 16 rows further it is the same.
-struct Fragments {
-  u32 a;
-  u32 b;
+// The stages in the order of the product, over all tiles of the block.
+struct Walk {
+  int tile;
+  int stage = 0;
+  int slot = 0;
 
-  static __device__ Fragments of_lane() {
-    const int lane = threadIdx.x % 32;
-    const int warp = threadIdx.x / 32;
-    const int a_row = warp / kWarpsN * WARP_M + lane % 16;
-    const int b_row = warp % kWarpsN * kWarpN + lane / 16 * 8 + lane % 8;
-    Fragments fragments = {4u * stage_offset(a_row, lane / 16 * 4),
-                           4u * (TILE_M * kStageWords + stage_offset(b_row, lane / 8 % 2 * 4))};
-    keep(fragments.a);
-    keep(fragments.b);
-    return fragments;
+  __device__ void advance(const MmaArguments& a) {
+    if (++slot == static_cast<int>(a.slots)) slot = 0;
+    if (++stage == static_cast<int>(a.stages)) {
+      stage = 0;
+      tile += static_cast<int>(a.walkers);
+    }
+  }
+
+  __device__ u8* address(const MmaArguments& a, u8* shared) const {
+    const int bytes = static_cast<int>(a.patch_bytes + (a.resident ? 0 : a.filter_bytes));
+    return shared + static_cast<int>(a.ring_at) + slot * bytes;
+  }
+
+  __device__ u8* filters(const MmaArguments& a, u8* shared) const {
+    return a.resident ? shared + stage * static_cast<int>(a.filter_bytes)
+                      : address(a, shared) + static_cast<int>(a.patch_bytes);
+  }
+
+  // Starts this stage's copies, as a group of their own (empty past the last tile).
+  __device__ void load(const MmaArguments& a, const Block& block, u8* shared) {
+    if (tile < static_cast<int>(a.pixel_tiles)) {
+      load_patch(a, Tile::at(a, tile), block.group, stage, shared_address(address(a, shared)));
+      if (!a.resident) {
+        load_filters(a, block, at<Chunk>(shared, a.chunks_at), stage, filters(a, shared));
+      }
+      advance(a);
+    }
+    commit_copies();
   }
 };
 
-constexpr int kSteps = kStageWords / kStepWords;
-constexpr u32 kNextRows = 16 * kStageWords * 4;  // bytes from one fragment to the next
-
-__device__ void multiply_stage(u32 stage, const Fragments& fragments, int steps, int first_step,
-                               Sums& sums, int (&set_bits)[kProductsM][2]) {
-  const int warp_n = threadIdx.x / 32 % kWarpsN;
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    if (step >= steps) break;
-    const u32 a_address = stage + (fragments.a ^ (step * 32));
-    const u32 b_address = stage + (fragments.b ^ (step * 32));
-    u32 b[2][4];
-    load_matrices(b[0], b_address);
-    load_matrices(b[1], b_address + kNextRows);
-    u32 a[kProductsM][4];
-#pragma unroll
-    for (int i = 0; i < kProductsM; ++i) {
-      load_matrices(a[i], a_address + i * kNextRows);
-#pragma unroll
-      for (int n = 0; n < kProductsN; ++n) {
-        multiply_bits(sums[i][n], a[i], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
-      }
-    }
-    // In one piece, so that it becomes a branch: predicated, all warps would issue it each time.
-    if ((first_step + step) % kWarpsN == warp_n) {
-#pragma unroll
-      for (int i = 0; i < kProductsM; ++i) {
-        set_bits[i][0] += __popc(a[i][0]) + __popc(a[i][2]);
-        set_bits[i][1] += __popc(a[i][1]) + __popc(a[i][3]);
-      }
-    }
+template <class Out>
+__device__ void store_tile(const MmaArguments& a, const Block& block, const Tile& tile,
+                           const Warp& warp, u8* shared, const Spot* spots, const Sums& sums) {
+  const int index = warp.m * WARPS_N + warp.n;
+  Row* rows = at<Row>(shared, a.rows_at) + index * WARP_M;
+  describe_rows(a, warp, spots, at<int>(shared, a.taps_at), at<int>(shared, a.set_bits_at), rows);
+  const auto* channels = at<Channel<Out>>(shared, a.channels_at);
+  const int* table = at<int>(shared, a.table_at);
+  if constexpr (Channel<Out>::kPacked) {
+    store_bits(a, block, tile, warp, rows, channels, table, sums);
+  } else {
+    constexpr i64 kPartials = (WARPS_K - 1) * WARPS_M * WARPS_N * sizeof(Partials);
+    store_floats<Out>(a, block, tile, warp, rows, channels, table, sums,
+                      at<Crossing<Out>>(shared, a.scratch_at + kPartials) + index);
   }
 }
 
-// Adds up popc(a) of each row over the lanes and warps that counted parts of it.
-__device__ void share_row_bits(Shared& shared, const int (&set_bits)[kProductsM][2]) {
-  const int lane = threadIdx.x % 32;
-  const int first_row = threadIdx.x / 32 / kWarpsN * WARP_M + lane / 4;
-#pragma unroll
-  for (int i = 0; i < kProductsM; ++i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int set = set_bits[i][half];
-      set += __shfl_xor_sync(kAllLanes, set, 1);
-      set += __shfl_xor_sync(kAllLanes, set, 2);
-      if (lane % 4 == 0) atomicAdd(&shared.row_bits[first_row + i * 16 + half * 8], set);
-    }
+// What a block needs for all of its tiles.
+__device__ inline void set_up(const MmaArguments& a, const Block& block, u8* shared) {
+  Chunk* chunks = at<Chunk>(shared, a.chunks_at);
+  Channel<OUT>* channels = at<Channel<OUT>>(shared, a.channels_at);
+  describe_chunks(a, chunks);
+  describe_taps(a, at<int>(shared, a.taps_at));
+#pragma unroll 1
+  for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {
+    channels[n] = Channel<OUT>::load(a, block.first_channel + n);
   }
   __syncthreads();
+  if (!a.resident) return;
+#pragma unroll 1
+  for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
+    load_filters(a, block, chunks, stage, shared + stage * static_cast<int>(a.filter_bytes));
+  }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    conv_mma(const __grid_constant__ ConvArguments a) {
+// One loop over the stages of all tiles, with the code of each part there once: it comes from
+// memory when it first runs, at a cost of several cycles an instruction.
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
+    conv_mma(const __grid_constant__ MmaArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
-  Shared& shared = *reinterpret_cast<Shared*>(dynamic + kRingBytes);
-  int* table = reinterpret_cast<int*>(dynamic + kRingBytes + sizeof(Shared));
-
   const int channel_tiles = static_cast<int>(a.channel_tiles);
-  const int pixel_tiles = static_cast<int>(a.pixel_tiles);
   const Block block = Block::at(a, static_cast<int>(blockIdx.x) % channel_tiles);
-  const u32* weight = a.weight + static_cast<i64>(block.first_channel) * a.filter_words;
-  const int steps = (filter_words(a) + kStepWords - 1) / kStepWords;
-  const int stages = (filter_words(a) + kStageWords - 1) / kStageWords;
-  const u32 ring = shared_address(dynamic);
-  const Fragments fragments = Fragments::of_lane();
-  Loader loader = Loader::of_thread(shared);
+  const Warp warp = Warp::of_thread();
+  set_up(a, block, dynamic);
 
-  if (threadIdx.x < block.channels) {
-    shared.channels[threadIdx.x] = Channel<OUT>::load(a, block.first_channel + threadIdx.x);
-  }
-  bool has_table = false;
-  for (int tile = static_cast<int>(blockIdx.x) / channel_tiles; tile < pixel_tiles;
-       tile += static_cast<int>(gridDim.x) / channel_tiles) {
-    describe_rows(a, shared, block.group, static_cast<i64>(tile) * TILE_M);
-    __syncthreads();
-    loader.rewind(a);
+  Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
+  Walk ahead = now;
+  int unstarted = kStagesAhead;  // stages to be on their way before the first product
+  Spot* spots = at<Spot>(dynamic, a.spots_at);
+  Spot* next_spots = spots + kTileM;  // other warps may still store the tile before
+  Operands operands;
+  operands.chunk = Operands::chunk_lane(shared_address(at<Chunk>(dynamic, a.chunks_at)));
+  operands.filters = Operands::filter_lane(warp);
+  Tile tile = {};
+  Sums sums = {};
 #pragma unroll 1
-    for (int s = 0; s < STAGES - 1; ++s) {
-      if (s < stages) load_stage(a, loader, weight, block.channels, ring + s * kStageBytes);
-      commit_copies();
-    }
-    if (!has_table) build_table(a, block, shared, table);
-    has_table = true;
-
-    Sums sums = {};
-    int set_bits[kProductsM][2] = {};
-#pragma unroll 1
-    for (int s = 0; s < stages; ++s) {
-      wait_copies<STAGES - 2>();
-      __syncthreads();  // stage s has arrived for all threads, and all have used stage s - 1
-      const int next = s + STAGES - 1;
-      if (next < stages) {
-        load_stage(a, loader, weight, block.channels, ring + next % STAGES * kStageBytes);
+  while (now.tile < static_cast<int>(a.pixel_tiles)) {
+    const bool starts = now.stage == 0;
+    if (unstarted == 0) {
+      if (starts) {
+        Spot* used = spots;
+        spots = next_spots;
+        next_spots = used;
+        tile = Tile::at(a, now.tile);
+        describe_pixels(a, tile, spots);
       }
-      commit_copies();
-      multiply_stage(ring + s % STAGES * kStageBytes, fragments, steps - s * kSteps, s * kSteps,
-                     sums, set_bits);
+      wait_copies<kStagesAhead - 1>();
+      __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
-    share_row_bits(shared, set_bits);
-    store_tile<OUT>(a, block, shared, table, static_cast<i64>(tile) * TILE_M, sums, dynamic);
-    __syncthreads();
+    ahead.load(a, block, dynamic);
+    if (unstarted > 0) {
+      if (--unstarted == 0) {
+        build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
+                    at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
+      }
+      continue;
+    }
+
+    const u8* patch = now.address(a, dynamic);
+    const u32 filters = shared_address(now.filters(a, dynamic));
+    count_set_bits(a, tile, now.stage, patch, at<int>(dynamic, a.set_bits_at));
+    if (starts) {
+      operands.enter(spots, warp);
+      clear(sums);
+    }
+    multiply_stage(sums, operands, warp, shared_address(patch), filters, step_count(a));
+    now.advance(a);
+    if (now.stage != 0) continue;
+
+    if constexpr (WARPS_K > 1) hand_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
+    __syncthreads();  // the set bits are counted
+    if (warp.k == 0) {
+      if constexpr (WARPS_K > 1) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
+      store_tile<OUT>(a, block, tile, warp, dynamic, spots, sums);
+    }
   }
 }

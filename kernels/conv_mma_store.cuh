@@ -1,190 +1,236 @@
-// Sums of a tile -> output: corrections, epilogue, and stores for each layout.
+// Sums of a tile -> output: corrections, epilogue, and stores for each layout. Every warp stores
+// its own part, without waiting for the others.
 #pragma once
 
-#include "conv_mma_tile.cuh"
+#include "conv_mma_filters.cuh"
+#include "conv_mma_table.cuh"
 
-constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
-constexpr int kProductsN = kWarpN / 8;
-constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of a row
-
-using Sums = int[kProductsM][kProductsN][4];
-
-// The exact dot products of one row and this lane's channels.
-struct Dots {
-  int values[kLaneChannels];
+// What the epilogue needs of one row of the tile.
+struct Row {
+  int term;   // -2 popc(a), for floats with the bits of kShift
+  int table;  // first entry of the pixel's class
 };
 
-__device__ inline void add_table_row(Dots& dots, const int* table, int entry, int first,
-                                     int weight) {
-  const int4* from = reinterpret_cast<const int4*>(table + entry * TILE_N + first);
+// Sums popc over the taps of the warp's rows; a lane has a row, or two side by side.
+__device__ inline void describe_rows(const MmaArguments& a, const Warp& warp, const Spot* spots,
+                                     const int* taps, const int* set_bits, Row* rows) {
+  constexpr int kRows = WARP_M > 32 ? WARP_M / 32 : 1;
+  const int lane = static_cast<int>(threadIdx.x) % (WARP_M < 32 ? WARP_M : 32);
+  const Spot* spot = spots + warp.m * WARP_M + lane;
+  const int* at[kRows];
+  int set[kRows] = {};
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) at[r] = set_bits + spot[r * 32].entry;
+  const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
+#pragma unroll 3
+  for (int tap = 0; tap < count; ++tap) {
+    const int apart = taps[tap];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) set[r] += at[r][apart];
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    rows[lane + r * 32] = {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set[r],
+                           spot[r * 32].table};
+  }
+  __syncwarp();
+}
+
+// A lane's rows of the tile.
+struct Lane {
+  int row;  // of the warp: the first of 2 * kProductsM that are 8 apart
+  int first_pixel;
+  int pixels;  // in all
+
+  static __device__ Lane of_thread(const MmaArguments& a, const Tile& tile, const Warp& warp) {
+    const int row = static_cast<int>(threadIdx.x) % 32 / 4;
+    return {row, tile.first_pixel + warp.m * WARP_M + row, static_cast<int>(a.pixels)};
+  }
+};
+
+__device__ inline void load_entries(int (&entries)[kLaneChannels], const int* table) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int4 part = from[half];
-    dots.values[half * 4] += weight * part.x;
-    dots.values[half * 4 + 1] += weight * part.y;
-    dots.values[half * 4 + 2] += weight * part.z;
-    dots.values[half * 4 + 3] += weight * part.w;
+    const int4 four = reinterpret_cast<const int4*>(table)[half];
+    entries[half * 4] = four.x;
+    entries[half * 4 + 1] = four.y;
+    entries[half * 4 + 2] = four.z;
+    entries[half * 4 + 3] = four.w;
   }
 }
 
-// Correction of a pixel: the counts of the taps inside the image; with pad_value 1, less those of
-// the taps outside (so twice those inside, less all).
-__device__ inline Dots dots_of(const Shared& shared, const int* table, int pad_value,
-                               const Dots& counted, const int (&sums)[kProductsN][4], int half,
-                               int row, int first_channel) {
-  Dots dots = counted;
-  const Corners corners = shared.corners[row];
-  if (corners.word != kAllTaps) {
-    const int weight = pad_value > 0 ? 2 : 1;
+// The table's entries for a row: those of the common class, in registers, where all of the
+// warp's eight rows have it.
+__device__ inline void entries_of(int (&entries)[kLaneChannels], const MmaArguments& a,
+                                  const Row& row, const int (&common)[kLaneChannels],
+                                  const int* table) {
+  const int common_at = static_cast<int>(a.common_class) * kTileN;
+  if (__all_sync(kAllLanes, row.table == common_at)) {
 #pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) dots.values[i] *= 1 - weight;
-    add_table_row(dots, table, corners.last_last, first_channel, weight);
-    add_table_row(dots, table, corners.first_last, first_channel, -weight);
-    add_table_row(dots, table, corners.last_first, first_channel, -weight);
-    add_table_row(dots, table, corners.first_first, first_channel, weight);
+    for (int c = 0; c < kLaneChannels; ++c) entries[c] = common[c];
+  } else {
+    load_entries(entries, table + row.table);
   }
-  const int set = 2 * shared.row_bits[row];
-#pragma unroll
-  for (int i = 0; i < kLaneChannels; ++i) {
-    dots.values[i] += 4 * sums[i / 2][half * 2 + i % 2] - set;
-  }
-  return dots;
 }
 
-// Eight finished values of one row, channels innermost in the output.
+// The eight sums of one row and group.
+__device__ inline int sum_of(const Sums& sums, int i, int half, int group, int c) {
+  return sums[i][group * 4 + c / 2][half * 2 + c % 2];
+}
+
+// Eight values of one row, channels innermost in the output and aligned for 16-byte stores.
 template <class Out>
-__device__ void store_row(const ConvArguments& a, const Block& block, i64 pixel, int first,
-                          const typename Channel<Out>::Value (&values)[kLaneChannels]) {
-  using Bits = typename Out::Bits;
-  Bits* out = static_cast<Bits*>(a.out) + pixel * a.out_channels + block.first_channel + first;
-  if (a.wide_stores) {
-    union {
-      uint4 vectors[kLaneChannels * sizeof(Bits) / 16];
-      Bits elements[kLaneChannels];
-    } stored;
-#pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) stored.elements[i] = values[i];
-#pragma unroll
-    for (int i = 0; i < kLaneChannels * sizeof(Bits) / 16; ++i) {
-      if (first < block.channels) reinterpret_cast<uint4*>(out)[i] = stored.vectors[i];
-    }
+__device__ void store_row(typename Out::Bits* out, const float (&values)[kLaneChannels]) {
+  if constexpr (sizeof(typename Out::Bits) == 2) {
+    *reinterpret_cast<uint4*>(out) = make_uint4(
+        Out::pair_from_floats(values[0], values[1]), Out::pair_from_floats(values[2], values[3]),
+        Out::pair_from_floats(values[4], values[5]), Out::pair_from_floats(values[6], values[7]));
   } else {
 #pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) {
-      if (first + i < block.channels) out[i] = values[i];
+    for (int half = 0; half < 2; ++half) {
+      reinterpret_cast<float4*>(out)[half] = make_float4(
+          values[half * 4], values[half * 4 + 1], values[half * 4 + 2], values[half * 4 + 3]);
     }
   }
 }
 
-// Contiguous output: lanes along the pixels of one channel.
+// Any other output: 32 channels of the warp's pixels cross shared memory, so that lanes store along
+// the pixels of one channel, or along the channels of one pixel.
 template <class Out>
-__device__ void store_transposed(const ConvArguments& a, const Block& block, const Shared& shared,
-                                 i64 first_pixel, const typename Out::Bits* transposed) {
-  const i64 plane = a.out_height * a.out_width;
-  const i64 left = a.batch * plane - first_pixel;
-  for (int n = threadIdx.x / 32; n < block.channels; n += kThreads / 32) {
-    for (int row = threadIdx.x % 32; row < TILE_M && row < left; row += 32) {
-      static_cast<typename Out::Bits*>(
-          a.out)[shared.images[row] + (block.first_channel + n) * plane] =
-          transposed[n * Transposed<Out>::kStride + row];
+struct Crossing {
+  static constexpr int kPitch = WARP_M + 4 / static_cast<int>(sizeof(typename Out::Bits));
+  typename Out::Bits values[32 * kPitch];
+
+  __device__ void store(const MmaArguments& a, const Block& block, const Tile& tile,
+                        const Warp& warp, int group) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int first = warp.n * WARP_N + group * 32;
+    const int channels = block.channels - first < 32 ? block.channels - first : 32;
+    const int first_pixel = tile.first_pixel + warp.m * WARP_M;
+    const int pixels = static_cast<int>(a.pixels) - first_pixel;
+    auto* out = static_cast<typename Out::Bits*>(a.out);
+    if (a.channels_last) {
+      out += first_pixel * a.out_channels + block.first_channel + first + lane;
+      for (int r = 0; r < WARP_M && r < pixels && lane < channels; ++r, out += a.out_channels) {
+        *out = values[lane * kPitch + r];
+      }
+    } else {
+      const i64 plane = a.out_height * a.out_width;
+      for (int r = lane; r < WARP_M && r < pixels; r += 32) {
+        const int pixel = first_pixel + r;
+        const i64 image = divide_by(pixel, a.by_plane);
+        auto* to = out + (image * a.out_channels + block.first_channel + first) * plane +
+                   (pixel - image * plane);
+#pragma unroll 8
+        for (int c = 0; c < channels; ++c, to += plane) *to = values[c * kPitch + r];
+      }
     }
-  }
-}
-
-// The word that four neighbouring lanes make of their 8 channels each.
-__device__ inline u32 join_words(const u32 (&values)[kLaneChannels], int lane, int channels) {
-  u32 word = 0;
-#pragma unroll
-  for (int i = 0; i < kLaneChannels; ++i) word |= values[i] << i;
-  const u32 existing = channels >= kLaneChannels ? 0xFFu
-                       : channels > 0            ? (1u << channels) - 1u
-                                                 : 0u;
-  word = (word & existing) << (lane % 4 * kLaneChannels);
-  word |= __shfl_xor_sync(kAllLanes, word, 1);
-  return word | __shfl_xor_sync(kAllLanes, word, 2);
-}
-
-// Packed output: consecutive threads to the consecutive words of a pixel.
-__device__ inline void store_words(const ConvArguments& a, const Block& block, i64 first_pixel,
-                                   const u32* tile) {
-  const i64 left = a.batch * a.out_height * a.out_width - first_pixel;
-  const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  u32* out = static_cast<u32*>(a.out) + first_pixel * words + block.first_channel / kWordBits;
-  for (int i = threadIdx.x; i < TILE_M * kWarpsN; i += kThreads) {
-    const int row = i / kWarpsN;
-    const int word = i % kWarpsN;
-    if (row < left && word * kWordBits < block.channels) out[row * words + word] = tile[i];
-  }
-}
-
-// What this lane's channels need in every row.
-template <class Out>
-struct Constants {
-  Channel<Out> channels[kLaneChannels];
-  Dots counted;
-
-  __device__ void load(const Shared& shared, int first) {
-#pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) {
-      channels[i] = shared.channels[first + i];
-      counted.values[i] = shared.counted[first + i];
-    }
+    __syncwarp();
   }
 };
 
 template <class Out>
-__device__ void store_tile(const ConvArguments& a, const Block& block, const Shared& shared,
-                           const int* table, i64 first_pixel, const Sums& sums, u8* dynamic) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const int first_row = warp / kWarpsN * WARP_M + lane / 4;
-  const int first = warp % kWarpsN * kWarpN + lane % 4 * kLaneChannels;
-  const i64 pixels = a.batch * a.out_height * a.out_width;
+__device__ void store_floats(const MmaArguments& a, const Block& block, const Tile& tile,
+                             const Warp& warp, const Row* rows, const Channel<Out>* channels,
+                             const int* table, const Sums& sums, Crossing<Out>* crossing) {
+  const Lane lane = Lane::of_thread(a, tile, warp);
+#if ROWS
+  auto* out = static_cast<typename Out::Bits*>(a.out) + lane.first_pixel * a.out_channels +
+              block.first_channel + warp.n * WARP_N +
+              lane_channel(static_cast<int>(threadIdx.x), 0);
+#endif
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    const int in_warp = lane_channel(static_cast<int>(threadIdx.x), group);
+    const int first = warp.n * WARP_N + in_warp;
+    Channel<Out> constants[kLaneChannels];
+    int common[kLaneChannels];
+#pragma unroll
+    for (int c = 0; c < kLaneChannels; ++c) constants[c] = channels[first + c];
+    load_entries(common, table + static_cast<int>(a.common_class) * kTileN + first);
+#pragma unroll
+    for (int i = 0; i < kProductsM; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int r = lane.row + i * 16 + half * 8;
+        const Row row = rows[r];
+        int entries[kLaneChannels];
+        entries_of(entries, a, row, common, table + first);
+        float values[kLaneChannels];
+#pragma unroll
+        for (int c = 0; c < kLaneChannels; ++c) {
+          const int shifted = 4 * sum_of(sums, i, half, group, c) + row.term;
+          values[c] =
+              constants[c].finish(__fadd_rn(__int_as_float(shifted), __int_as_float(entries[c])));
+        }
+#if ROWS
+        const int pixel = lane.first_pixel + i * 16 + half * 8;
+        if (pixel < lane.pixels && first < block.channels) {
+          store_row<Out>(out + (i * 16 + half * 8) * a.out_channels + group * 32, values);
+        }
+#else
+#pragma unroll
+        for (int c = 0; c < kLaneChannels; ++c) {
+          crossing->values[(in_warp - group * 32 + c) * Crossing<Out>::kPitch + r] =
+              Out::from_float(values[c]);
+        }
+#endif
+      }
+    }
+#if !ROWS
+    __syncwarp();
+    crossing->store(a, block, tile, warp, group);
+#endif
+  }
+}
 
-  Constants<Out> constants;
-  if constexpr (!Channel<Out>::kPacked) constants.load(shared, first);
+// The bits of a lane's channels in a row.
+using Piece = Choose<WARP_N == 64, u16, u8>::Type;
+
+__device__ inline void store_bits(const MmaArguments& a, const Block& block, const Tile& tile,
+                                  const Warp& warp, const Row* rows, const Channel<bits>* channels,
+                                  const int* table, const Sums& sums) {
+  constexpr int kChannels = WARP_N / 4;
+  const Lane lane = Lane::of_thread(a, tile, warp);
+  const int first = warp.n * WARP_N + lane_channel(static_cast<int>(threadIdx.x), 0);
+  const int left = block.channels - first;
+  // Past the last channel, bits are clear up to the end of the word.
+  const bool in_words = first / kWordBits * kWordBits < block.channels;
+  const u32 existing = left >= kChannels ? (1u << kChannels) - 1u
+                       : left > 0        ? (1u << left) - 1u
+                                         : 0u;
+  u32 at_least = 0;
+  int common[kGroups][kLaneChannels];
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) at_least |= channels[first + c].at_least << c;
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+    load_entries(common[group],
+                 table + static_cast<int>(a.common_class) * kTileN + first + group * kLaneChannels);
+  }
+  const i64 pixel_bytes = (a.out_channels + kWordBits - 1) / kWordBits * 4;
+  u8* out =
+      static_cast<u8*>(a.out) + lane.first_pixel * pixel_bytes + (block.first_channel + first) / 8;
 #pragma unroll
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = first_row + i * 16 + half * 8;
-      const i64 pixel = first_pixel + row;
-      if constexpr (Channel<Out>::kPacked) {
-        // Fresh for every row, past a barrier for the compiler: kept in registers beside the
-        // sums, they and the dots of several rows would spill.
-        __syncwarp();
-        constants.load(shared, first);
-      }
-      const Dots dots = dots_of(shared, table, static_cast<int>(a.pad_value), constants.counted,
-                                sums[i], half, row, first);
-      typename Channel<Out>::Value values[kLaneChannels];
+      const Row row = rows[lane.row + i * 16 + half * 8];
+      u32 below = 0;  // sign bits of dot - threshold
 #pragma unroll
-      for (int c = 0; c < kLaneChannels; ++c) {
-        values[c] = constants.channels[c].finish(dots.values[c]);
-      }
-
-      if constexpr (Channel<Out>::kPacked) {
-        const u32 word = join_words(values, lane, block.channels - first);
-        if (lane % 4 == 0) {
-          reinterpret_cast<u32*>(dynamic)[row * kWarpsN + warp % kWarpsN] = word;
-        }
-      } else if (a.channels_last) {
-        if (pixel < pixels) store_row<Out>(a, block, pixel, first, values);
-      } else {
-        auto* transposed = reinterpret_cast<typename Out::Bits*>(dynamic);
+      for (int group = kGroups - 1; group >= 0; --group) {
+        int entries[kLaneChannels];
+        entries_of(entries, a, row, common[group], table + first + group * kLaneChannels);
 #pragma unroll
-        for (int c = 0; c < kLaneChannels; ++c) {
-          transposed[(first + c) * Transposed<Out>::kStride + row] = values[c];
+        for (int c = kLaneChannels - 1; c >= 0; --c) {
+          const int above = 4 * sum_of(sums, i, half, group, c) + (row.term - entries[c]);
+          below = __funnelshift_l(static_cast<u32>(above), below, 1);
         }
+      }
+      if (in_words && lane.first_pixel + i * 16 + half * 8 < lane.pixels) {
+        *reinterpret_cast<Piece*>(out + (i * 16 + half * 8) * pixel_bytes) =
+            static_cast<Piece>((below ^ at_least) & existing);
       }
     }
-  }
-  if constexpr (Channel<Out>::kPacked) {
-    __syncthreads();
-    store_words(a, block, first_pixel, reinterpret_cast<const u32*>(dynamic));
-  } else if (!a.channels_last) {
-    __syncthreads();
-    store_transposed<Out>(a, block, shared, first_pixel,
-                          reinterpret_cast<const typename Out::Bits*>(dynamic));
   }
 }

@@ -1,64 +1,142 @@
-// sum over the taps inside the image of (group_channels - 2 popc(filter at the tap)), for any
-// pixel: from a table of 2-D prefix sums over the taps, four look-ups a border pixel. Taps inside
-// the image form a rectangle whatever the stride and dilation.
+// What a dot product adds to 4 popc(a & b) - 2 popc(a), per channel and class of pixels.
+//
+// A pixel's taps inside the image form a rectangle whatever the stride and dilation: an interval of
+// tap rows and one of tap columns. Going down the image both ends of the interval only fall, and
+// the plan sees to it that no pixel misses taps at both ends: so the sum of the ends is the
+// interval's number, and the number tells the interval.
 #pragma once
 
 #include "conv_mma_tile.cuh"
 
-struct alignas(COPY_WORDS * 4) FilterWords {
-  u32 words[COPY_WORDS];
+// Taps of one axis inside the image: [first, last).
+struct Interval {
+  int first;
+  int last;
+
+  // `start` is the input's row (or column) under the first tap.
+  static __device__ int number(int start, int dilation, i64 by_dilation, int taps, int size) {
+    const int first = start < 0 ? divide_by(dilation - 1 - start, by_dilation) : 0;
+    const int last = start < size ? divide_by(size - 1 - start, by_dilation) + 1 : 0;
+    const int clamped_first = first < taps ? first : taps;
+    const int clamped_last = last < taps ? last : taps;
+    return 2 * taps - clamped_first - (clamped_last > clamped_first ? clamped_last : clamped_first);
+  }
+
+  static __device__ Interval of_number(int number, int taps) {
+    return number < taps ? Interval{taps - number, taps} : Interval{0, 2 * taps - number};
+  }
 };
 
-__device__ inline int counted_bits(const ConvArguments& a, const u32* filter) {
+__device__ inline int class_of(const MmaArguments& a, const Place& place) {
+  if (a.row_classes * a.column_classes == 1) return 0;
+  const int row = Interval::number(
+      place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows),
+      static_cast<int>(a.dilation_rows), a.by_dilation_rows, static_cast<int>(a.kernel_rows),
+      static_cast<int>(a.height));
+  const int column = Interval::number(
+      place.column * static_cast<int>(a.stride_columns) - static_cast<int>(a.padding_columns),
+      static_cast<int>(a.dilation_columns), a.by_dilation_columns,
+      static_cast<int>(a.kernel_columns), static_cast<int>(a.width));
+  return (row - static_cast<int>(a.first_row_class)) * static_cast<int>(a.column_classes) + column -
+         static_cast<int>(a.first_column_class);
+}
+
+// What is to be known of each row of the tile.
+struct Spot {
+  int entry;  // in the patch, under the first tap
+  int table;  // first entry of the pixel's class
+};
+
+__device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, Spot* spots) {
+#pragma unroll 1
+  for (int row = static_cast<int>(threadIdx.x); row < kTileM; row += kThreads) {
+    const Place place = tile.place(a, row);
+    spots[row] = {tile.entry(a, row, place), class_of(a, place) * kTileN};
+  }
+}
+
+// group_channels - 2 popc(filter at one tap).
+__device__ inline int count_tap(const MmaArguments& a, const u32* filter) {
   const int group_words = static_cast<int>(a.group_words);
   int set = 0;
+  if (a.copy_words == 4) {
 #pragma unroll 4
-  for (int word = 0; word < group_words; word += COPY_WORDS) {
-    FilterWords loaded = *reinterpret_cast<const FilterWords*>(filter + word);
-#if MASKED
-    if (word == group_words - 1) loaded.words[0] &= tail_mask(a.group_channels);
-#endif
-#pragma unroll
-    for (int i = 0; i < COPY_WORDS; ++i) set += __popc(loaded.words[i]);
+    for (int word = 0; word < group_words - 1; word += 4) {
+      uint4 four = *reinterpret_cast<const uint4*>(filter + word);
+      if (word + 4 == group_words) four.w &= tail_mask(a.group_channels);
+      set += __popc(four.x) + __popc(four.y) + __popc(four.z) + __popc(four.w);
+    }
+  } else {
+#pragma unroll 4
+    for (int word = 0; word < group_words - 1; ++word) set += __popc(filter[word]);
+    set += __popc(filter[group_words - 1] & tail_mask(a.group_channels));
   }
   return static_cast<int>(a.group_channels) - 2 * set;
 }
 
-// Fills shared.counted, and with a border the table [kernel_rows + 1][kernel_columns + 1][TILE_N].
-__device__ inline void build_table(const ConvArguments& a, const Block& block, Shared& shared,
-                                   int* table) {
-  const int n = threadIdx.x;
+// The table's entry as the epilogue wants it: for floats what to add to a float of 1.5 * 2**23 more
+// than the integers (which saves their conversion); for bits what to compare the integers with.
+constexpr float kShift = 12582912.0f;
+constexpr int kShiftBits = 0x4B400000;
+
+template <class Out>
+__device__ int table_entry(int correction, const Channel<Out>&) {
+  return __float_as_int(__fsub_rn(__int2float_rn(correction), kShift));
+}
+
+template <>
+__device__ int table_entry<bits>(int correction, const Channel<bits>& channel) {
+  return channel.threshold - correction;
+}
+
+// Fills the table [class][kTileN]. `sums` holds, meanwhile, the sums over all taps above and to the
+// left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
+__device__ inline void build_table(const MmaArguments& a, const Block& block,
+                                   const Channel<OUT>* channels, int* sums, int* table) {
   const int rows = static_cast<int>(a.kernel_rows);
   const int columns = static_cast<int>(a.kernel_columns);
   const int taps = rows * columns;
-  const int pitch = (columns + 1) * TILE_N;
-  if (n < TILE_N) shared.counted[n] = 0;
-  __syncthreads();
-
-  for (int item = threadIdx.x; item < block.channels * taps; item += kThreads) {
-    const int channel = item / taps;
-    const int tap = item % taps;
+  const int pitch = (columns + 1) * kTileN;
+#pragma unroll 1
+  for (int item = static_cast<int>(threadIdx.x); item < block.channels * taps; item += kThreads) {
+    const int channel = divide_by(item, a.by_taps);
+    const int tap = item - channel * taps;
+    const int row = divide_by(tap, a.by_kernel_columns);
     const u32* filter =
         a.weight + (static_cast<i64>(block.first_channel + channel) * taps + tap) * a.group_words;
-    const int counted = counted_bits(a, filter);
-    atomicAdd(&shared.counted[channel], counted);
-    if (a.has_border) {
-      table[(tap / columns + 1) * pitch + (tap % columns + 1) * TILE_N + channel] = counted;
-    }
+    sums[(row + 1) * pitch + (tap - row * columns + 1) * kTileN + channel] = count_tap(a, filter);
   }
   __syncthreads();
-
-  if (a.has_border && n < block.channels) {
-    for (int j = 0; j <= columns; ++j) table[j * TILE_N + n] = 0;
+  for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {
+    for (int j = 0; j <= columns; ++j) sums[j * kTileN + n] = 0;
+#pragma unroll 1
     for (int i = 1; i <= rows; ++i) {
-      int row_sum = 0;
-      table[i * pitch + n] = 0;
+      int of_row = 0;
+      sums[i * pitch + n] = 0;
+#pragma unroll 1
       for (int j = 1; j <= columns; ++j) {
-        int* entry = table + i * pitch + j * TILE_N + n;
-        row_sum += *entry;
-        *entry = row_sum + *(entry - pitch);
+        int* sum = sums + i * pitch + j * kTileN + n;
+        of_row += *sum;
+        *sum = of_row + *(sum - pitch);
+      }
+    }
+    // Each thread reads only what it has written itself.
+    const int all = sums[rows * pitch + columns * kTileN + n];
+    int* entry = table + n;
+#pragma unroll 1
+    for (int r = 0; r < static_cast<int>(a.row_classes); ++r) {
+      const Interval down = Interval::of_number(static_cast<int>(a.first_row_class) + r, rows);
+#pragma unroll 1
+      for (int c = 0; c < static_cast<int>(a.column_classes); ++c, entry += kTileN) {
+        const Interval across =
+            Interval::of_number(static_cast<int>(a.first_column_class) + c, columns);
+        const int inside = sums[down.last * pitch + across.last * kTileN + n] -
+                           sums[down.first * pitch + across.last * kTileN + n] -
+                           sums[down.last * pitch + across.first * kTileN + n] +
+                           sums[down.first * pitch + across.first * kTileN + n];
+        // With pad_value 1 a tap outside adds what it would have subtracted with -1.
+        *entry = table_entry(a.pad_value > 0 ? 2 * inside - all : inside, channels[n]);
       }
     }
   }
-  __syncthreads();
 }

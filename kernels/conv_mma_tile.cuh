@@ -1,149 +1,163 @@
-// The tile of conv_mma, its shared memory, and its rows (output pixels).
+// The tile of conv_mma, its arguments, and where its output pixels lie.
 //
-// Compiled with -DTILE_M, -DTILE_N (pixels and channels of a block), -DWARP_M (pixels of a warp,
-// which always has 32 channels), -DSTAGES, -DCOPY_WORDS (words of one asynchronous copy; divides
-// group_words) and -DMASKED (1 where a group's last word has a tail).
+// Compiled with -DWARP_M and -DWARP_N (pixels and channels of a warp), -DWARPS_M and -DWARPS_N
+// (warps down and across the tile), -DWARPS_K (warps that split the depth of the same part), and
+// -DROWS (1: the output is packed, or has rows of channels in whole groups of 8).
 #pragma once
 
 #include "epilogue.cuh"
 #include "tensor_core.cuh"
 
-constexpr int kWarpN = 32;
-constexpr int kWarpsM = TILE_M / WARP_M;
-constexpr int kWarpsN = TILE_N / kWarpN;
-constexpr int kThreads = 32 * kWarpsM * kWarpsN;
-constexpr int kStepWords = 8;    // 256 bits: one matrix instruction
-constexpr int kStageWords = 32;  // of a row: 128 bytes, a wavefront of shared memory
-constexpr int kStageBytes = (TILE_M + TILE_N) * kStageWords * 4;
+constexpr int kTileM = WARP_M * WARPS_M;
+constexpr int kTileN = WARP_N * WARPS_N;
+constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
+constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
+constexpr int kProductsN = WARP_N / 8;
+constexpr int kChunkBytes = 16;  // of the depth: 128 bits; a matrix product takes two
+constexpr int kChunkWords = 4;
+constexpr int kGroups = WARP_N / 32;  // a lane's channels come in groups of 8
+constexpr int kLaneChannels = 8;
 
-static_assert(kThreads >= TILE_M && kThreads >= TILE_N, "a thread a row and a thread a channel");
+using Sums = int[kProductsM][kProductsN][4];
 
-// A row of the tile: an output pixel as seen by the loads.
-struct alignas(16) Row {
-  int row;  // of the input under the first tap; far outside where there is no such pixel
-  int column;
-  const u32* words;  // of that input pixel and the block's group (not in the image in the padding)
+// The plan (binop/_cuda/plan_mma.py) keeps every count of pixels and every size of an image below
+// 2**30: only products of them need 64 bits.
+struct MmaArguments : ConvArguments {
+  i64 pixels;         // of the output, over all images
+  i64 channel_tiles;  // over all groups
+  i64 pixel_tiles;
+  i64 walkers;      // blocks that share the tiles of the same channels
+  i64 copy_words;   // of one asynchronous copy from x: 1, 2 or 4
+  i64 pixel_words;  // groups * group_words
+  i64 filter_words;
+  // The patch: the input pixels of a tile, as `segments` runs of `segment_entries` entries.
+  i64 patch_per_tap;  // a run per tap, an entry per output pixel; else runs of the padded image
+  i64 segments;
+  i64 segment_entries;
+  i64 tap_entries;   // entries of a segment after the last pixel's first tap
+  i64 segment_step;  // padded pixels from one run to the next
+  i64 padded_width;  // of the image with its padding
+  i64 padded_plane;
+  i64 tap_rows_apart;  // entries between the taps of a pixel
+  i64 tap_columns_apart;
+  i64 fold;  // neighbouring taps of a row in one chunk, where a pixel has few words
+  // The depth: stages of stage_planes chunks of every pixel, each at tap_chunks places.
+  i64 tap_chunks;
+  i64 folds;  // chunks of a row of taps
+  i64 stage_planes;
+  i64 stages;
+  i64 resident;     // all filters of the tile stay in shared memory
+  i64 slots;        // of the ring of stages
+  i64 patch_bytes;  // of a stage
+  i64 filter_bytes;
+  // Pixels whose taps outside the image are the same form a class, by row and by column.
+  i64 row_classes;
+  i64 column_classes;
+  i64 first_row_class;
+  i64 first_column_class;
+  i64 common_class;  // whose part of the table is kept in registers
+  // For divide_by.
+  i64 by_plane;
+  i64 by_width;
+  i64 by_padded_plane;
+  i64 by_padded_width;
+  i64 by_dilation_rows;
+  i64 by_dilation_columns;
+  i64 by_taps;
+  i64 by_kernel_columns;
+  i64 by_stage_planes;
+  i64 by_folds;
+  // Where what lies in shared memory, in bytes.
+  i64 ring_at;
+  i64 set_bits_at;
+  i64 table_at;
+  i64 spots_at;
+  i64 rows_at;
+  i64 taps_at;
+  i64 chunks_at;
+  i64 channels_at;
+  i64 scratch_at;
 };
 
-constexpr int kNoRow = -(1 << 30);
-
-__device__ inline Row load_row(u32 address) {
-  Row row;
-  asm volatile(
-      "ld.shared.v2.b32 {%0, %1}, [%3];\n\t"
-      "ld.shared.b64 %2, [%3 + 8];"
-      : "=r"(row.row), "=r"(row.column), "=l"(row.words)
-      : "r"(address)
-      : "memory");
-  return row;
+template <class T>
+__device__ inline T* at(u8* shared, i64 offset) {
+  return reinterpret_cast<T*>(shared + static_cast<int>(offset));
 }
 
-// The rectangle of taps inside the image: its corners as entries of the border table (of at most
-// 255 entries), or kAllTaps.
-union Corners {
-  struct {
-    u8 first_first, first_last, last_first, last_last;
-  };
-  u32 word;
+// This warp's place in the tile.
+struct Warp {
+  int m;
+  int n;
+  int k;
+
+  static __device__ Warp of_thread() {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    return {warp / WARPS_N % WARPS_M, warp % WARPS_N, warp / (WARPS_N * WARPS_M)};
+  }
 };
 
-constexpr u32 kAllTaps = ~0u;
-
-// Everything but the ring of stages, which comes first in dynamic shared memory, and the border
-// table, which comes last because its size depends on the kernel.
-struct Shared {
-  Row rows[TILE_M];
-  i64 images[TILE_M];  // contiguous output: where the pixel's image starts, less channels
-  Corners corners[TILE_M];
-  int row_bits[TILE_M];  // popc(a)
-  int counted[TILE_N];   // sum of group_channels - 2 popc(b) over all taps
-  Channel<OUT> channels[TILE_N];
-};
-
-static_assert(sizeof(Shared) == 32 * TILE_M + 12 * TILE_N, "as in Tile of plan_conv.py");
-
-// Where the float output of a contiguous tile is transposed: over the ring, after its last use.
-template <class Out>
-struct Transposed {
-  static constexpr int kStride = TILE_M + 4 / static_cast<int>(sizeof(typename Out::Bits));
-  static constexpr int kBytes = TILE_N * kStride * static_cast<int>(sizeof(typename Out::Bits));
-};
-
-template <>
-struct Transposed<bits> {
-  static constexpr int kStride = 0;
-  static constexpr int kBytes = 0;
-};
-
-constexpr int kRingStages = STAGES * kStageBytes;
-constexpr int kRingBytes =
-    kRingStages > Transposed<OUT>::kBytes ? kRingStages : (Transposed<OUT>::kBytes + 15) / 16 * 16;
-
-// What is fixed for a block: its group and its output channels. (The plan keeps all sizes of an
-// image and of the filters below 2**30; only products of them need 64 bits.)
+// What is fixed for a block: its group and its output channels.
 struct Block {
   int group;
   int first_channel;
-  int channels;  // of the tile, at most TILE_N
+  int channels;  // of the tile, at most kTileN
 
-  static __device__ Block at(const ConvArguments& a, int index) {
+  static __device__ Block at(const MmaArguments& a, int index) {
     const int out_per_group = static_cast<int>(a.out_channels) / static_cast<int>(a.groups);
-    const int tiles = (out_per_group + TILE_N - 1) / TILE_N;
+    const int tiles = (out_per_group + kTileN - 1) / kTileN;
     const int group = index / tiles;
-    const int skipped = index % tiles * TILE_N;
+    const int skipped = index % tiles * kTileN;
     const int left = out_per_group - skipped;
-    return {group, group * out_per_group + skipped, left < TILE_N ? left : TILE_N};
+    return {group, group * out_per_group + skipped, left < kTileN ? left : kTileN};
   }
 };
 
-// Words of one filter: the depth of the product.
-__device__ inline int filter_words(const ConvArguments& a) {
-  return static_cast<int>(a.filter_words);
-}
+struct Place {
+  int image;
+  int row;  // of the output
+  int column;
 
-// Taps of one axis inside the image, clamped to an interval [first, last).
-__device__ inline int2 inside_taps(int start, int dilation, int taps, int size) {
-  const int first = start < 0 ? (-start + dilation - 1) / dilation : 0;
-  const int last = start >= size ? 0 : (size - 1 - start) / dilation + 1;
-  const int clamped_first = first < taps ? first : taps;
-  const int clamped_last = last < taps ? last : taps;
-  return make_int2(clamped_first, clamped_last > clamped_first ? clamped_last : clamped_first);
-}
-
-__device__ inline Corners corners_of(const ConvArguments& a, int row, int column) {
-  Corners corners;
-  corners.word = kAllTaps;
-  if (!a.has_border) return corners;
-  const int rows = static_cast<int>(a.kernel_rows);
-  const int columns = static_cast<int>(a.kernel_columns);
-  const int2 i =
-      inside_taps(row, static_cast<int>(a.dilation_rows), rows, static_cast<int>(a.height));
-  const int2 j =
-      inside_taps(column, static_cast<int>(a.dilation_columns), columns, static_cast<int>(a.width));
-  if (i.x == 0 && j.x == 0 && i.y == rows && j.y == columns) return corners;
-  const int pitch = columns + 1;
-  corners.first_first = static_cast<u8>(i.x * pitch + j.x);
-  corners.first_last = static_cast<u8>(i.x * pitch + j.y);
-  corners.last_first = static_cast<u8>(i.y * pitch + j.x);
-  corners.last_last = static_cast<u8>(i.y * pitch + j.y);
-  return corners;
-}
-
-__device__ inline void describe_rows(const ConvArguments& a, Shared& shared, int group,
-                                     i64 first_pixel) {
-  const int r = threadIdx.x;
-  if (r >= TILE_M) return;
-  shared.row_bits[r] = 0;
-  if (first_pixel + r >= a.batch * a.out_height * a.out_width) {
-    shared.rows[r] = {kNoRow, kNoRow, a.x};
-    shared.corners[r].word = kAllTaps;
-    return;
+  static __device__ Place of_pixel(const MmaArguments& a, int pixel) {
+    const int image = divide_by(pixel, a.by_plane);
+    const int position = pixel - image * static_cast<int>(a.out_height * a.out_width);
+    const int row = divide_by(position, a.by_width);
+    return {image, row, position - row * static_cast<int>(a.out_width)};
   }
-  const OutputPixel at = OutputPixel::at(a, first_pixel + r);
-  const int row = static_cast<int>(at.row);
-  const int column = static_cast<int>(at.column);
-  const i64 pixel = (at.image * a.height + row) * a.width + column;
-  shared.rows[r] = {row, column, a.x + (pixel * a.groups + group) * a.group_words};
-  shared.images[r] = at.image * a.out_channels * a.out_height * a.out_width + at.position;
-  shared.corners[r] = corners_of(a, row, column);
-}
+
+  // Of the input pixel under the first tap, in the padded images from `image` on.
+  __device__ int padded(const MmaArguments& a, int from_image) const {
+    return (image - from_image) * static_cast<int>(a.padded_plane) +
+           row * static_cast<int>(a.stride_rows) * static_cast<int>(a.padded_width) +
+           column * static_cast<int>(a.stride_columns);
+  }
+};
+
+// A tile of output pixels.
+struct Tile {
+  int first_pixel;
+  int image;    // of the first pixel
+  int padded;   // its place in that image
+  int entries;  // of a segment that the tile needs
+
+  static __device__ Tile at(const MmaArguments& a, int index) {
+    const int first_pixel = index * kTileM;
+    const Place place = Place::of_pixel(a, first_pixel);
+    Tile tile = {first_pixel, place.image, place.padded(a, place.image), kTileM};
+    if (!a.patch_per_tap) {
+      const int last = tile.place(a, kTileM - 1).padded(a, place.image);
+      tile.entries = last - tile.padded + 1 + static_cast<int>(a.tap_entries);
+    }
+    return tile;
+  }
+
+  // Of a row of the tile; rows past the last pixel repeat it.
+  __device__ Place place(const MmaArguments& a, int row) const {
+    const int last = static_cast<int>(a.pixels) - 1;
+    return Place::of_pixel(a, first_pixel + row < last ? first_pixel + row : last);
+  }
+
+  // The row's entry in the patch, under the first tap.
+  __device__ int entry(const MmaArguments& a, int row, const Place& place) const {
+    return a.patch_per_tap ? row : place.padded(a, image) - padded;
+  }
+};

@@ -120,26 +120,6 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
 
 // ---- float output ----
 
-// Two neighbours in one word, the first in the low half.
-template <class Out>
-__device__ inline u32 pair_of(float low, float high) {
-  return static_cast<u32>(Out::from_float(low)) | static_cast<u32>(Out::from_float(high)) << 16;
-}
-
-template <>
-__device__ inline u32 pair_of<bfloat16>(float low, float high) {
-  u32 pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
-template <>
-__device__ inline u32 pair_of<float16>(float low, float high) {
-  u32 pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-
 // Finished values of a row's 8 channels.
 __device__ inline LaneValues finish(const Sums& sums, const LaneValues& counted,
                                     const LaneValues& alpha, const LaneValues& addend,
@@ -163,9 +143,10 @@ __device__ inline void store_channels(const WgmmaArguments& a, i64 pixel, int ch
   if constexpr (STORES == kWide) {
     if (count <= 0) return;
     if constexpr (sizeof(Bits) == 2) {
-      *reinterpret_cast<uint4*>(out) = make_uint4(
-          pair_of<Out>(y.values[0], y.values[1]), pair_of<Out>(y.values[2], y.values[3]),
-          pair_of<Out>(y.values[4], y.values[5]), pair_of<Out>(y.values[6], y.values[7]));
+      *reinterpret_cast<uint4*>(out) = make_uint4(Out::pair_from_floats(y.values[0], y.values[1]),
+                                                  Out::pair_from_floats(y.values[2], y.values[3]),
+                                                  Out::pair_from_floats(y.values[4], y.values[5]),
+                                                  Out::pair_from_floats(y.values[6], y.values[7]));
     } else {
       reinterpret_cast<float4*>(out)[0] =
           make_float4(y.values[0], y.values[1], y.values[2], y.values[3]);
@@ -215,7 +196,7 @@ struct LanePixels {
     for (int i = 0; i < kLaneChannels; i += kPixels) {
       if constexpr (kTransposed) {
         const int channel = first + i + lane / 4 % 2;
-        const u32 pair = transpose_pairs(pair_of<Out>(y.values[i], y.values[i + 1]));
+        const u32 pair = transpose_pairs(Out::pair_from_floats(y.values[i], y.values[i + 1]));
         if (channel >= count) continue;
         if (plane % 2 == 0) {  // then both pixels are of one image, and aligned
           if (to[0] != nullptr) *reinterpret_cast<u32*>(to[0] + channel * plane) = pair;

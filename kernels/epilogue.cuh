@@ -28,9 +28,9 @@ struct Channel {
     return loaded;
   }
 
-  __device__ Value finish(int dot) const {
-    return Out::from_float(__fadd_rn(__fmul_rn(alpha, __int2float_rn(dot)), addend));
-  }
+  __device__ float finish(float dot) const { return __fadd_rn(__fmul_rn(alpha, dot), addend); }
+
+  __device__ Value finish(int dot) const { return Out::from_float(finish(__int2float_rn(dot))); }
 };
 
 template <>

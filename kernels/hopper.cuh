@@ -78,10 +78,8 @@ __device__ inline void wait_products() {
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
 
-__device__ inline u32 load_shared(u32 address) {
-  u32 value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
+__device__ inline void store_shared(u32 address, u32 value) {
+  asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
 }
 
 __device__ inline float4 load_floats(u32 address) {

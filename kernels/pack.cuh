@@ -1,4 +1,4 @@
-// What the pack kernels share. Compiled with -DELEMENT=<element type> and -DMASK=<0 or 1>:
+// What the layouts of pack share. Compiled with -DELEMENT=<element type> and -DMASK=<0 or 1>:
 // MASK adds the clip mask, abs(x) <= clip * abs(scale_a), as a second packed output.
 //
 // With groups, every group of channels starts a new word (the layout of the weights), so that
@@ -9,11 +9,15 @@
 
 using Bits = ELEMENT::Bits;
 
+constexpr int kThreads = 256;
+
 struct PackArguments {
   const Bits* x;
   u32* signs;
   u32* mask;
   const void* scale_a;
+  const void* filters;  // a second tensor, packed by the first blocks (pack_filters.cuh)
+  u32* filter_bits;
   i64 scale_a_dtype;
   double clip;
   i64 pixels;  // images * height * width
@@ -26,7 +30,24 @@ struct PackArguments {
   i64 stride_channel;
   i64 stride_row;
   i64 stride_column;
-  i64 block_words;  // pack_planes: words of a pixel that one block packs, a power of two
+  i64 block_words;  // pack_planes: words of a pixel that one block packs, 1 or 2
+  i64 word_blocks;
+  i64 by_word_blocks;  // for divide_by
+  i64 by_group_words;
+  i64 by_plane;
+  i64 filter_blocks;
+  i64 filter_count;
+  i64 filter_channels;
+  i64 filter_rows;
+  i64 filter_columns;
+  i64 filter_stride;  // in elements
+  i64 filter_stride_channel;
+  i64 filter_stride_row;
+  i64 filter_stride_column;
+  i64 filter_element_bytes;
+  i64 filter_infinity;  // as in the element types of types.cuh
+  i64 filter_minus_zero;
+  i64 by_filter_words;
 };
 
 __device__ inline ClipBound clip_bound(const PackArguments& a) {

@@ -5,13 +5,21 @@
 #include "types.cuh"
 
 // Copies Bytes (4, 8 or 16); writes zeros instead where `inside` is false, and reads nothing then.
+// 16 bytes go past the first-level cache, which nothing reads twice.
 template <int Bytes>
 __device__ inline void copy_async(u32 shared_address, const void* source, bool inside) {
   const int bytes = inside ? Bytes : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
-               :
-               : "r"(shared_address), "l"(source), "n"(Bytes), "r"(bytes)
-               : "memory");
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"(shared_address), "l"(source), "r"(bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(shared_address), "l"(source), "n"(Bytes), "r"(bytes)
+                 : "memory");
+  }
 }
 
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -22,8 +30,10 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" : : "n"(Pending) : "memory");
 }
 
-__device__ inline void store_shared(u32 address, u32 value) {
-  asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
+__device__ inline u32 load_shared(u32 address) {
+  u32 value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
 }
 
 __device__ inline u32 shared_address(const void* pointer) {

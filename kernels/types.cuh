@@ -40,6 +40,13 @@ struct float16 {
     return bits;
   }
 
+  // Two values in one word; sm_80 and newer.
+  static __device__ u32 pair_from_floats(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+  }
+
   // Bits of the largest value that is at most this non-negative one.
   static __device__ u32 largest_at_most(float value) {
     Bits bits;
@@ -56,6 +63,12 @@ struct bfloat16 {
 
   static __device__ float to_float(Bits bits) {
     return __uint_as_float(static_cast<u32>(bits) << 16);
+  }
+
+  static __device__ u32 pair_from_floats(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
   }
 
   static __device__ u32 largest_at_most(float value) { return __float_as_uint(value) >> 16; }
@@ -125,6 +138,13 @@ __device__ inline i64 divide(i64 value, i64 divisor) {
   if (rest < 0) --quotient;
   if (rest >= divisor) ++quotient;
   return quotient;
+}
+
+// The same for 0 <= value < 2**31 by a divisor that the host turned into a multiplier (low half)
+// and a shift (high half): `reciprocal` of binop/_cuda/launches.py.
+__device__ inline int divide_by(int value, i64 reciprocal) {
+  const u32 product = __umulhi(static_cast<u32>(value) * 2u, static_cast<u32>(reciprocal));
+  return static_cast<int>(product >> static_cast<u32>(reciprocal >> 32));
 }
 
 __device__ inline i64 divide_up(i64 value, i64 divisor) {

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import threading
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from binop._cuda import sources
+from binop._cuda import capture, sources
 from binop._cuda.launches import Kernel
 
 # Compute capabilities that the sources are compiled and tested for. sm_90a adds to sm_90 the
@@ -41,6 +43,11 @@ def architecture(capability: tuple[int, int]) -> str:
 
 def compile_kernel(kernel: Kernel, arch: str) -> bytes:
     """The cubin of a kernel. Needs NVRTC, but no device."""
+    return _compile(kernel, arch)[0]
+
+
+def _compile(kernel: Kernel, arch: str, *options: str) -> tuple[bytes, str]:
+    """The cubin, and what the compiler had to say."""
     from cupy_backends.cuda.libs import nvrtc
 
     names = sources.headers()
@@ -51,16 +58,38 @@ def compile_kernel(kernel: Kernel, arch: str) -> bytes:
         [name.encode() for name in names],
     )
     macros = [f"-D{name}={value}" for name, value in kernel.macros]
+    target = f"--gpu-architecture={arch}"
     try:
         try:
-            nvrtc.compileProgram(program, [*_OPTIONS, f"--gpu-architecture={arch}", *macros])
+            nvrtc.compileProgram(program, [*_OPTIONS, target, *options, *macros])
         except nvrtc.NVRTCError as error:
             log = nvrtc.getProgramLog(program)
             raise RuntimeError(f"binop: {kernel} does not compile for {arch}:\n{log}") from error
         # CuPy's getCUBIN drops the last byte, as if it were the end of a string.
-        return bytes(nvrtc.getCUBIN(program)) + b"\0"
+        return bytes(nvrtc.getCUBIN(program)) + b"\0", nvrtc.getProgramLog(program)
     finally:
         nvrtc.destroyProgram(program)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a thread of a kernel takes."""
+
+    registers: int
+    local_bytes: int  # stack and spilled registers: far slower than registers
+
+    @classmethod
+    def of_log(cls, log: str) -> Resources:
+        registers = re.search(r"Used (\d+) registers", log)
+        local = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", log)
+        if registers is None or not local:
+            raise RuntimeError(f"binop: the compiler did not report a kernel's resources:\n{log}")
+        return cls(int(registers[1]), max(map(int, local)))
+
+
+def compile_with_resources(kernel: Kernel, arch: str) -> tuple[bytes, Resources]:
+    compiled, log = _compile(kernel, arch, "--ptxas-options=-v")
+    return compiled, Resources.of_log(log)
 
 
 def cache_directory() -> Path:
@@ -136,9 +165,13 @@ def load(kernel: Kernel, device: int, arch: str, shared_bytes: int) -> Any:
     with _loading:
         function, allowed = _loaded.get((kernel, device), (None, 0))
         if function is None:
-            module = Module()
-            module.load(cubin(kernel, arch))
-            function = module.get_function(kernel.entry)
+            code = cubin(kernel, arch)
+            with capture.calls_allowed():
+                module = Module()
+                module.load(code)
+                function = module.get_function(kernel.entry)
+                # CUDA would load the code when it is first launched: not inside a capture.
+                driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_NUM_REGS, function.ptr)
         if shared_bytes > max(allowed, 48 * 1024):  # more than 48 KiB needs asking for
             driver.funcSetAttribute(
                 function.ptr,

@@ -14,10 +14,14 @@ ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "int8": 1}
 # How load_scale of kernels/types.cuh reads a scale.
 SCALE_CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 
-PACK_POINTERS = ("x", "signs", "mask", "scale_a")
+PACK_POINTERS = ("x", "signs", "mask", "scale_a", "filters", "filter_bits")
 PACK_SIZES = (
     "scale_a_dtype", "clip", "pixels", "plane", "width", "groups", "group_channels",
     "group_words", "stride_image", "stride_channel", "stride_row", "stride_column", "block_words",
+    "word_blocks", "by_word_blocks", "by_group_words", "by_plane",
+    "filter_blocks", "filter_count", "filter_channels", "filter_rows", "filter_columns",
+    "filter_stride", "filter_stride_channel", "filter_stride_row", "filter_stride_column",
+    "filter_element_bytes", "filter_infinity", "filter_minus_zero", "by_filter_words",
 )  # fmt: skip
 UNPACK_POINTERS = ("packed", "out")
 UNPACK_SIZES = ("pixels", "channels", "words")
@@ -27,10 +31,9 @@ CONV_SIZES = (
     "flip_stride", "batch", "height", "width", "out_channels", "out_height", "out_width",
     "kernel_rows", "kernel_columns", "stride_rows", "stride_columns", "padding_rows",
     "padding_columns", "dilation_rows", "dilation_columns", "groups", "group_channels",
-    "group_words", "pad_value", "channels_last", "has_border", "wide_stores", "channel_tiles",
-    "pixel_tiles", "pixel_words", "filter_words", "reach_rows", "reach_columns", "walk_rows",
-    "walk_columns", "walk_words",
+    "group_words", "pad_value", "channels_last",
 )  # fmt: skip
+# What conv_wgmma takes after its pointers.
 WGMMA_SIZES = (
     "scale_a_dtype", "scale_w_dtype", "scale_w_stride", "bias_stride", "threshold_stride",
     "flip_stride", "batch", "height", "width", "out_channels", "out_height", "out_width",
@@ -42,22 +45,32 @@ WGMMA_SIZES = (
     "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
     "cut_first_columns", "cut_last_columns",
 )  # fmt: skip
+# What conv_mma takes after these.
+MMA_SIZES = (
+    "pixels", "channel_tiles", "pixel_tiles", "walkers", "copy_words", "pixel_words",
+    "filter_words", "patch_per_tap", "segments", "segment_entries", "tap_entries", "segment_step",
+    "padded_width", "padded_plane", "tap_rows_apart", "tap_columns_apart", "fold", "tap_chunks",
+    "folds", "stage_planes", "stages", "resident", "slots", "patch_bytes", "filter_bytes",
+    "row_classes", "column_classes", "first_row_class", "first_column_class", "common_class",
+    "by_plane", "by_width", "by_padded_plane", "by_padded_width", "by_dilation_rows",
+    "by_dilation_columns", "by_taps", "by_kernel_columns", "by_stage_planes", "by_folds",
+    "ring_at", "set_bits_at", "table_at", "spots_at", "rows_at", "taps_at", "chunks_at",
+    "channels_at", "scratch_at",
+)  # fmt: skip
+# What conv_fused takes after CONV_SIZES.
+FUSED_SIZES = (
+    "x_stride_image", "x_stride_channel", "x_stride_row", "x_stride_column", "x_bytes",
+    "x_infinity", "x_minus_zero", "weight_stride", "weight_stride_channel", "weight_stride_row",
+    "weight_stride_column", "weight_bytes", "weight_infinity", "weight_minus_zero",
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class ConvCall:
-    """What a convolution's launch depends on besides its geometry."""
-
-    out: str  # "float16", "bfloat16", "float32" or "bits"
-    pad_value: int
-    channels_last: bool
-    alignment: int  # bytes, of both packed inputs
-    scale_a_dtype: str = "float32"
-    scale_w_dtype: str = "float32"
-    scale_w_stride: int = 0
-    bias_stride: int = 0
-    threshold_stride: int = 0
-    flip_stride: int = 0
+# The bit patterns of infinity and -0.0, by which signs are decided (kernels/types.cuh).
+SPECIALS = {
+    "float16": (0x7C00, 0x8000),
+    "bfloat16": (0x7F80, 0x8000),
+    "float32": (0x7F800000, 0x80000000),
+    "int8": (0x7F, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -98,3 +111,11 @@ def in_order(names: Sequence[str], sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def divide_up(value: int, divisor: int) -> int:
     return -(-value // divisor)
+
+
+def reciprocal(divisor: int) -> int:
+    """What ``divide_by`` of kernels/types.cuh divides by: for ``0 <= value < 2**31``,
+    ``2 * value * multiplier >> 32 + shift == value // divisor``, with the multiplier in the low 32
+    bits and the shift above (Granlund and Montgomery 1994, figure 4.1)."""
+    shift = (divisor - 1).bit_length()
+    return shift << 32 | divide_up(1 << 31 + shift, divisor)

@@ -13,14 +13,18 @@ from binop._cuda.launches import (
     ELEMENT_BYTES,
     PACK_SIZES,
     SCALE_CODES,
+    SPECIALS,
     Kernel,
     Launch,
     divide_up,
     in_order,
+    reciprocal,
 )
 from binop.packing import WORD_BITS, word_count
 
 _PACK_THREADS = 256
+_WORD_BYTES = 4
+_MAX_PIXELS = 2**31 - 2**13  # of pack_planes, and room for a block
 
 
 @dataclass(frozen=True)
@@ -64,28 +68,34 @@ class Image:
 
 
 def plan_pack(
-    image: Image, *, groups: int = 1, mask: bool = False, clip: float = 0.0, scale_dtype: str = ""
+    image: Image,
+    *,
+    groups: int = 1,
+    mask: bool = False,
+    clip: float = 0.0,
+    scale_dtype: str = "",
+    filters: Image | None = None,
 ) -> Launch | None:
+    """One launch that packs an image, and with ``filters`` these, too."""
     channels = image.shape[1]
     group_channels = channels // groups
     group_words = word_count(group_channels)
     words = image.pixels * groups * group_words
     if words == 0:
         return None
-    macros: tuple[tuple[str, str | int], ...] = (("ELEMENT", image.element), ("MASK", int(mask)))
-    block_words = 1
+    block_words = min(2, groups * group_words)
+    word_blocks = divide_up(groups * group_words, block_words)
+    vector = None
     if image.is_one_line() and group_channels % WORD_BITS == 0 and image.alignment == 16:
-        source, reason = "pack_flat.cu", "channels are innermost and fill whole words"
+        layout, reason = "flat", "channels are innermost and fill whole words"
         blocks = divide_up(words, _PACK_THREADS)
-    elif image.has_dense_planes():
-        source, reason = "pack_planes.cu", "pixels are innermost"
+    elif image.has_dense_planes() and max(image.pixels, words // image.pixels) < _MAX_PIXELS:
+        layout, reason = "planes", "pixels are innermost"
         vector = image.pixel_vector()
-        macros = (*macros, ("VECTOR", vector))
-        block_words = min(8, 1 << (groups * group_words - 1).bit_length())
-        pixels = _PACK_THREADS // block_words * vector
-        blocks = divide_up(image.pixels, pixels) * divide_up(groups * group_words, block_words)
+        pixels = _PACK_THREADS // _WORD_BYTES // block_words * vector
+        blocks = divide_up(image.pixels, pixels) * word_blocks
     else:
-        source, reason = "pack_strided.cu", "neither channels nor pixels are innermost and dense"
+        layout, reason = "strided", "neither channels nor pixels are innermost and dense"
         blocks = divide_up(words, _PACK_THREADS)
     sizes = {
         "scale_a_dtype": SCALE_CODES[scale_dtype] if mask else 0,
@@ -101,10 +111,55 @@ def plan_pack(
         "stride_row": image.strides[2],
         "stride_column": image.strides[3],
         "block_words": block_words,
+        "word_blocks": word_blocks,
+        "by_word_blocks": reciprocal(word_blocks),
+        "by_group_words": reciprocal(group_words),
+        "by_plane": reciprocal(image.plane),
     }
+    if filters is not None:
+        sizes |= _filter_sizes(filters)
     return Launch(
-        Kernel(source, macros), blocks, _PACK_THREADS, 0, in_order(PACK_SIZES, sizes), reason
+        pack_kernel(image.element, layout, vector, mask=mask, filters=filters is not None),
+        blocks + sizes.get("filter_blocks", 0),
+        _PACK_THREADS,
+        0,
+        in_order(PACK_SIZES, sizes),
+        reason,
     )
+
+
+def _filter_sizes(filters: Image) -> dict[str, int]:
+    count, channels, rows, columns = filters.shape
+    infinity, minus_zero = SPECIALS[filters.element]
+    return {
+        "filter_blocks": divide_up(count * word_count(channels), _PACK_THREADS // 32),
+        "filter_count": count,
+        "filter_channels": channels,
+        "filter_rows": rows,
+        "filter_columns": columns,
+        "filter_stride": filters.strides[0],
+        "filter_stride_channel": filters.strides[1],
+        "filter_stride_row": filters.strides[2],
+        "filter_stride_column": filters.strides[3],
+        "filter_element_bytes": ELEMENT_BYTES[filters.element],
+        "filter_infinity": infinity,
+        "filter_minus_zero": minus_zero,
+        "by_filter_words": reciprocal(word_count(channels)),
+    }
+
+
+def pack_kernel(
+    element: str, layout: str, vector: int | None, *, mask: bool = False, filters: bool = False
+) -> Kernel:
+    macros: tuple[tuple[str, str | int], ...] = (
+        ("ELEMENT", element),
+        ("MASK", int(mask)),
+        ("FILTERS", int(filters)),
+        ("LAYOUT", layout),
+    )
+    if vector is not None:
+        macros = (*macros, ("VECTOR", vector))
+    return Kernel("pack.cu", macros)
 
 
 def plan_unpack(pixels: int, channels: int, element: str) -> Launch | None:

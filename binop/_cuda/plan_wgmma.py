@@ -10,16 +10,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from binop._cuda.launches import (
-    SCALE_CODES,
-    WGMMA_SIZES,
-    ConvCall,
-    Device,
-    Kernel,
-    Launch,
-    divide_up,
-    in_order,
-)
+from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
+from binop._cuda.launches import WGMMA_SIZES, Device, Kernel, Launch, divide_up, in_order
 from binop._cuda.wgmma_geometry import (
     CHUNK_BYTES,
     CHUNK_WORDS,
@@ -169,7 +161,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
 
 
 def _pixel_tiles(geometry: Conv2dGeometry, tile: WgmmaTile) -> int:
-    return divide_up(geometry.batch * geometry.out_height * geometry.out_width, tile.pixels)
+    return divide_up(out_pixels(geometry), tile.pixels)
 
 
 def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple[int, int]:
@@ -209,25 +201,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     rows, columns = axes(geometry)
     skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
     skip_images, skip_rows = divmod(skipped_rows, rows.out)
-    group_words = word_count(geometry.group_channels)
-    sizes = {
-        "scale_a_dtype": SCALE_CODES[call.scale_a_dtype],
-        "scale_w_dtype": SCALE_CODES[call.scale_w_dtype],
-        "scale_w_stride": call.scale_w_stride,
-        "bias_stride": call.bias_stride,
-        "threshold_stride": call.threshold_stride,
-        "flip_stride": call.flip_stride,
-        "batch": geometry.batch,
-        "height": geometry.height,
-        "width": geometry.width,
-        "out_channels": geometry.out_channels,
-        "out_height": rows.out,
-        "out_width": columns.out,
-        "padding_rows": rows.padding,
-        "padding_columns": columns.padding,
-        "groups": geometry.groups,
-        "group_channels": geometry.group_channels,
-        "group_words": group_words,
+    sizes = conv_sizes(geometry, call) | {
         "channel_tiles": channel_tiles,
         "pixel_tiles": _pixel_tiles(geometry, tile),
         "slabs": depth.slabs,

@@ -1,7 +1,8 @@
 """Per shape: validated geometry, planned and loaded launches, and the outputs' layout.
 
 Every ``prepare_*`` is called once per key of ``binop._cuda.ops`` with the op's arguments, checks
-them, and returns what the later calls with equal keys run.
+them, and returns what the later calls with equal keys run: on the first argument (for its device)
+and the addresses of all.
 """
 
 from __future__ import annotations
@@ -14,9 +15,16 @@ import torch
 from torch import Tensor
 
 from binop import checks
-from binop._cuda.launch import PreparedLaunch, device_facts
-from binop._cuda.launches import CONV_POINTERS, PACK_POINTERS, UNPACK_POINTERS, ConvCall, Launch
+from binop._cuda.conv_call import ConvCall
+from binop._cuda.launch import (
+    current_device,
+    device_facts,
+    empty_strided,
+    prepare_launch,
+)
+from binop._cuda.launches import CONV_POINTERS, PACK_POINTERS, UNPACK_POINTERS, Launch
 from binop._cuda.plan_conv import plan_conv
+from binop._cuda.plan_fused import plan_fused
 from binop._cuda.plan_pack import Image, plan_pack, plan_unpack
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format
@@ -33,6 +41,8 @@ _NAMES = {
 # Both packed operands of a float convolution share one allocation, each at a 256-byte boundary.
 _SCRATCH_WORDS = 64
 
+Run = Callable[..., Any]
+
 
 def _nothing(*pointers: int) -> None:
     """The launch of an empty tensor."""
@@ -41,7 +51,7 @@ def _nothing(*pointers: int) -> None:
 def _load(launch: Launch | None, pointers: Sequence[str], like: Tensor) -> Callable[..., None]:
     if launch is None:
         return _nothing
-    return PreparedLaunch(launch, len(pointers), _index(like))
+    return prepare_launch(launch, len(pointers), _index(like))
 
 
 def _index(tensor: Tensor) -> int:
@@ -64,52 +74,67 @@ def _image(x: Tensor) -> Image:
     return Image(_NAMES[x.dtype], tuple(x.shape), x.stride(), _alignment(x))
 
 
+def _allocator(
+    like: Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> Callable[[Tensor], Tensor]:
+    """What allocates a dense tensor on the device of ``like``, from a call's first tensor."""
+    strides = torch.empty(shape, device="meta", memory_format=layout).stride()
+    device = _index(like)
+
+    def empty(tensor: Tensor) -> Tensor:
+        if current_device() == device:
+            return empty_strided(shape, strides, dtype)
+        return tensor.new_empty_strided(shape, strides, dtype=dtype)
+
+    return empty
+
+
 def _packed_shape(x: Tensor) -> tuple[int, ...]:
     images, channels, height, width = x.shape
     return images, height, width, word_count(channels)
 
 
-def prepare_pack(x: Tensor) -> Callable[[Tensor], Tensor]:
+def prepare_pack(x: Tensor) -> Run:
     checks.check_pack(x)
     launch = _load(plan_pack(_image(x)), PACK_POINTERS, x)
-    shape, device = _packed_shape(x), x.device
+    empty = _allocator(x, _packed_shape(x), torch.int32)
 
-    def run(x: Tensor) -> Tensor:
-        packed = torch.empty(shape, dtype=torch.int32, device=device)
-        launch(x.data_ptr(), packed.data_ptr(), 0, 0)
+    def run(x: Tensor, at_x: int) -> Tensor:
+        packed = empty(x)
+        launch(at_x, packed.data_ptr(), 0, 0, 0, 0)
         return packed
 
     return run
 
 
-def prepare_pack_with_mask(
-    x: Tensor, scale_a: Tensor, clip: float
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def prepare_pack_with_mask(x: Tensor, scale_a: Tensor, clip: float) -> Run:
     checks.check_pack_with_mask(x, scale_a, clip)
     planned = plan_pack(_image(x), mask=True, clip=clip, scale_dtype=_NAMES[scale_a.dtype])
     launch = _load(planned, PACK_POINTERS, x)
-    shape, device = _packed_shape(x), x.device
+    empty = _allocator(x, _packed_shape(x), torch.int32)
 
-    def run(x: Tensor, scale_a: Tensor) -> tuple[Tensor, Tensor]:
-        signs = torch.empty(shape, dtype=torch.int32, device=device)
-        mask = torch.empty(shape, dtype=torch.int32, device=device)
-        launch(x.data_ptr(), signs.data_ptr(), mask.data_ptr(), scale_a.data_ptr())
+    def run(x: Tensor, at_x: int, at_scale_a: int) -> tuple[Tensor, Tensor]:
+        signs, mask = empty(x), empty(x)
+        launch(at_x, signs.data_ptr(), mask.data_ptr(), at_scale_a, 0, 0)
         return signs, mask
 
     return run
 
 
-def prepare_unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def prepare_unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> Run:
     checks.check_unpack(packed, channels, dtype)
     images, height, width, _ = packed.shape
     planned = plan_unpack(images * height * width, channels, _NAMES[dtype])
     launch = _load(planned, UNPACK_POINTERS, packed)
-    shape, device = (images, height, width, channels), packed.device
+    empty = _allocator(packed, (images, channels, height, width), dtype, torch.channels_last)
 
-    def run(packed: Tensor) -> Tensor:
-        signs = torch.empty(shape, dtype=dtype, device=device)
-        launch(packed.data_ptr(), signs.data_ptr())
-        return signs.permute(0, 3, 1, 2)
+    def run(packed: Tensor, at_packed: int) -> Tensor:
+        signs = empty(packed)
+        launch(at_packed, signs.data_ptr())
+        return signs
 
     return run
 
@@ -118,48 +143,51 @@ def _out_shape(geometry: Conv2dGeometry) -> tuple[int, ...]:
     return geometry.batch, geometry.out_channels, geometry.out_height, geometry.out_width
 
 
-def _dense_strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    """For ``torch.empty_strided``, whose call takes 2 us where ``torch.empty`` takes 3.4."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, device="meta", memory_format=layout).stride()
-
-
 def prepare_binary_conv2d(
     x: Tensor, weight: Tensor, scale_a: Tensor, scale_w: Tensor, *options: Any
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+) -> Run:
     geometry = checks.check_binary_conv2d(x, weight, scale_a, scale_w, *options)
-    channels_last = memory_format(x) is torch.channels_last
+    layout = memory_format(x)
     call = ConvCall(
         out=_NAMES[x.dtype],
         pad_value=options[4],
-        channels_last=channels_last,
+        channels_last=layout is torch.channels_last,
         alignment=16,
         scale_a_dtype=_NAMES[scale_a.dtype],
         scale_w_dtype=_NAMES[scale_w.dtype],
         scale_w_stride=_stride(scale_w),
     )
+    empty = _allocator(x, _out_shape(geometry), x.dtype, layout)
+    fused = plan_fused(geometry, call, _image(x), _image(weight))
+    if fused is not None:
+        return _run_fused(_load(fused, CONV_POINTERS, x), empty)
     # Packed by group, so that groups of any channel count start at whole words.
-    pack_x = _load(plan_pack(_image(x), groups=geometry.groups), PACK_POINTERS, x)
-    pack_weight = _load(plan_pack(_image(weight)), PACK_POINTERS, x)
+    planned = plan_pack(_image(x), groups=geometry.groups, filters=_image(weight))
+    pack_both = _load(planned, PACK_POINTERS, x)
     conv = _load(plan_conv(geometry, call, device_facts(_index(x))), CONV_POINTERS, x)
 
     words = word_count(geometry.group_channels)
     x_words = geometry.batch * geometry.height * geometry.width * geometry.groups * words
     weight_start = -(-x_words // _SCRATCH_WORDS) * _SCRATCH_WORDS
-    scratch_words = weight_start + geometry.out_channels * math.prod(geometry.kernel) * words
-    shape, dtype, device = _out_shape(geometry), x.dtype, x.device
-    strides = _dense_strides(shape, channels_last)
+    filter_words = geometry.out_channels * math.prod(geometry.kernel) * words
+    scratch = _allocator(x, (weight_start + filter_words,), torch.int32)
+    weight_offset = 4 * weight_start
 
-    def run(x: Tensor, weight: Tensor, scale_a: Tensor, scale_w: Tensor) -> Tensor:
-        out = torch.empty_strided(shape, strides, dtype=dtype, device=device)
-        if shape[0] == 0:
-            return out
-        scratch = torch.empty_strided((scratch_words,), (1,), dtype=torch.int32, device=device)
-        x_bits = scratch.data_ptr()
-        weight_bits = x_bits + 4 * weight_start
-        pack_x(x.data_ptr(), x_bits, 0, 0)
-        pack_weight(weight.data_ptr(), weight_bits, 0, 0)
-        conv(x_bits, weight_bits, out.data_ptr(), scale_a.data_ptr(), scale_w.data_ptr(), 0, 0, 0)
+    def run(x: Tensor, at_x: int, at_weight: int, at_scale_a: int, at_scale_w: int) -> Tensor:
+        out = empty(x)
+        bits = scratch(x)  # lives until the launches are enqueued: the allocator orders the rest
+        at_bits = bits.data_ptr()
+        pack_both(at_x, at_bits, 0, 0, at_weight, at_bits + weight_offset)
+        conv(at_bits, at_bits + weight_offset, out.data_ptr(), at_scale_a, at_scale_w, 0, 0, 0)
+        return out
+
+    return run
+
+
+def _run_fused(launch: Callable[..., None], empty: Callable[[Tensor], Tensor]) -> Run:
+    def run(x: Tensor, at_x: int, at_weight: int, at_scale_a: int, at_scale_w: int) -> Tensor:
+        out = empty(x)
+        launch(at_x, at_weight, out.data_ptr(), at_scale_a, at_scale_w, 0, 0, 0)
         return out
 
     return run
@@ -167,7 +195,7 @@ def prepare_binary_conv2d(
 
 def prepare_binary_conv2d_packed(
     x: Tensor, weight: Tensor, channels: int, scale: Tensor, bias: Tensor | None, *options: Any
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+) -> Run:
     geometry = checks.check_binary_conv2d_packed(x, weight, channels, scale, bias, *options)
     *_, pad_value, dtype = options
     call = ConvCall(
@@ -179,21 +207,11 @@ def prepare_binary_conv2d_packed(
         bias_stride=_stride(bias),
     )
     conv = _load(plan_conv(geometry, call, device_facts(_index(x))), CONV_POINTERS, x)
-    shape, device = _out_shape(geometry), x.device
-    strides = _dense_strides(shape, channels_last=True)
+    empty = _allocator(x, _out_shape(geometry), dtype, torch.channels_last)
 
-    def run(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        out = torch.empty_strided(shape, strides, dtype=dtype, device=device)
-        conv(
-            x.data_ptr(),
-            weight.data_ptr(),
-            out.data_ptr(),
-            0,
-            scale.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            0,
-            0,
-        )
+    def run(x: Tensor, at_x: int, at_weight: int, at_scale: int, at_bias: int) -> Tensor:
+        out = empty(x)
+        conv(at_x, at_weight, out.data_ptr(), 0, at_scale, at_bias, 0, 0)
         return out
 
     return run
@@ -201,7 +219,7 @@ def prepare_binary_conv2d_packed(
 
 def prepare_binary_conv2d_threshold(
     x: Tensor, weight: Tensor, channels: int, threshold: Tensor, flip: Tensor, *options: Any
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+) -> Run:
     geometry = checks.check_binary_conv2d_threshold(x, weight, channels, threshold, flip, *options)
     call = ConvCall(
         out="bits",
@@ -213,20 +231,11 @@ def prepare_binary_conv2d_threshold(
     )
     conv = _load(plan_conv(geometry, call, device_facts(_index(x))), CONV_POINTERS, x)
     batch, out_channels, height, width = _out_shape(geometry)
-    shape, device = (batch, height, width, word_count(out_channels)), x.device
+    empty = _allocator(x, (batch, height, width, word_count(out_channels)), torch.int32)
 
-    def run(x: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
-        out = torch.empty(shape, dtype=torch.int32, device=device)
-        conv(
-            x.data_ptr(),
-            weight.data_ptr(),
-            out.data_ptr(),
-            0,
-            0,
-            0,
-            threshold.data_ptr(),
-            flip.data_ptr(),
-        )
+    def run(x: Tensor, at_x: int, at_weight: int, at_threshold: int, at_flip: int) -> Tensor:
+        out = empty(x)
+        conv(at_x, at_weight, out.data_ptr(), 0, 0, 0, at_threshold, at_flip)
         return out
 
     return run

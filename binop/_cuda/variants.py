@@ -8,35 +8,54 @@ from dataclasses import dataclass
 
 from binop._cuda import jit
 from binop._cuda.launches import ELEMENT_BYTES, Kernel
-from binop._cuda.plan_conv import FIRST_WITH_MMA, TILES, mma_kernel
+from binop._cuda.mma_tile import (
+    EMULATED_TILES,
+    FIRST_EMULATED,
+    FIRST_WITH_MMA,
+    TILES,
+    Tile,
+    mma_kernel,
+)
+from binop._cuda.plan_fused import fused_kernel
+from binop._cuda.plan_pack import pack_kernel
 
+_PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})
 _OUTPUTS = ("float16", "bfloat16", "float32", "bits")
 
 
 def kernels() -> Iterator[Kernel]:
     for element, size in ELEMENT_BYTES.items():
         yield Kernel("unpack.cu", (("ELEMENT", element),))
-        for mask in (0, 1):
-            if mask and element == "int8":
-                continue  # weights have no clip mask
-            macros = (("ELEMENT", element), ("MASK", mask))
-            yield Kernel("pack_flat.cu", macros)
-            yield Kernel("pack_strided.cu", macros)
+        for options in _PACK_OPTIONS:
+            if element == "int8" and options != {}:
+                continue  # weights have no clip mask, and are no activations
+            yield pack_kernel(element, "flat", None, **options)
+            yield pack_kernel(element, "strided", None, **options)
             vector = 1
             while vector * size <= 16:
-                yield Kernel("pack_planes.cu", (*macros, ("VECTOR", vector)))
+                yield pack_kernel(element, "planes", vector, **options)
                 vector *= 2
     for out in _OUTPUTS:
         yield Kernel("conv_simt.cu", (("OUT", out),))
+        if out != "bits":
+            yield fused_kernel(out)
         for tile in TILES:
-            for copy_words in (1, 2, 4):
-                yield mma_kernel(out, tile, copy_words, masked=False)
-            yield mma_kernel(out, tile, 1, masked=True)
+            yield from _mma_kernels(out, tile)
+
+
+def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
+    return [mma_kernel(out, tile, rows) for rows in ((True,) if out == "bits" else (True, False))]
 
 
 def runs_on(kernel: Kernel, arch: str) -> bool:
-    number = int(arch.removeprefix("sm_").rstrip("a"))
-    return kernel.source != "conv_mma.cu" or divmod(number, 10) >= FIRST_WITH_MMA
+    """Whether a plan for this architecture can ask for the kernel."""
+    capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
+    if kernel.source != "conv_mma.cu":
+        return True
+    if capability >= FIRST_EMULATED:
+        emulated = [_mma_kernels(out, tile) for out in _OUTPUTS for tile in EMULATED_TILES]
+        return any(kernel in some for some in emulated)
+    return capability >= FIRST_WITH_MMA
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,7 @@ class Compiled:
     arch: str
     seconds: float
     cubin: bytes
+    resources: jit.Resources | None  # unknown where the cubin is for the cache
 
 
 def compile_all(
@@ -52,19 +72,21 @@ def compile_all(
     chosen: Iterable[Kernel] | None = None,
     *,
     fill_cache: bool = False,
-) -> list[Compiled]:
+) -> Iterator[Compiled]:
     """Compiles every kernel (or the ``chosen`` ones) for every architecture that it runs on.
 
     Needs NVRTC, but no GPU. With ``fill_cache`` the cubins go to the disk cache, and those that
     are there already are taken from it.
     """
     wanted = list(kernels() if chosen is None else chosen)
-    make = jit.cubin if fill_cache else jit.compile_kernel
-    report = []
     for arch in archs:
         for kernel in wanted:
-            if runs_on(kernel, arch):
-                start = time.perf_counter()
-                cubin = make(kernel, arch)
-                report.append(Compiled(kernel, arch, time.perf_counter() - start, cubin))
-    return report
+            if not runs_on(kernel, arch):
+                continue
+            start = time.perf_counter()
+            resources = None
+            if fill_cache:
+                cubin = jit.cubin(kernel, arch)
+            else:
+                cubin, resources = jit.compile_with_resources(kernel, arch)
+            yield Compiled(kernel, arch, time.perf_counter() - start, cubin, resources)

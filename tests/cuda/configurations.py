@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 import torch
 from cases import Case
 
+from binop._cuda import mma_tile, plan_conv, plan_fused, plan_mma, plan_wgmma
+from binop._cuda.mma_candidate import Candidate
+from binop._cuda.plan_wgmma import WgmmaTile
 from binop.packing import word_count
+
+TILES = {
+    "wide": mma_tile.WIDE,
+    "large": mma_tile.LARGE,
+    "narrow": mma_tile.NARROW,
+    "medium": mma_tile.MEDIUM,
+    "small": mma_tile.SMALL,
+}
+
+# Of conv_wgmma: channels and consumers.
+WGMMA_TILES = {
+    f"{channels}x{consumers}": WgmmaTile(channels, consumers)
+    for channels, consumers in ((32, 1), (64, 4), (96, 2), (128, 3), (256, 2))
+}
 
 TILED = [
     Case("word", 32, 70, h=9, w=11, n=3),  # 4-byte copies, two channel tiles, the last part-filled
@@ -47,3 +68,43 @@ def packed_operands(case: Case, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
     x = words(case.c, case.n, case.h, case.w, generator=generator)
     weight = words(case.c // case.groups, case.o, *case.kernel, generator=generator)
     return x, weight
+
+
+def force_tile(monkeypatch: pytest.MonkeyPatch, name: str, *, resident: bool) -> None:
+    """Leaves conv_mma one way to run a shape: a tile, with all filters in shared memory (where that
+    is possible) or with as little as possible. Shapes that the tile cannot take keep all ways."""
+    all_candidates = plan_mma.candidates
+
+    def candidates(*arguments: object) -> Iterator[tuple[Candidate, int]]:
+        found = list(all_candidates(*arguments))
+        mine = [item for item in found if item[0].tile == TILES[name]]
+        return iter([mine[0 if resident else -1]] if mine else found)
+
+    monkeypatch.setattr(plan_mma, "candidates", candidates)
+    never_wgmma(monkeypatch)
+    never_fuse(monkeypatch)
+
+
+def force_wgmma_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Leaves conv_wgmma the tile that is nearest to one of WGMMA_TILES, of those that fit."""
+    wanted = WGMMA_TILES[name]
+
+    def choose(*arguments: Any) -> WgmmaTile:
+        return min(
+            plan_wgmma.tiles(*arguments),
+            key=lambda tile: (
+                abs(tile.channels - wanted.channels),
+                abs(tile.consumers - wanted.consumers),
+            ),
+        )
+
+    monkeypatch.setattr(plan_wgmma, "_choose_tile", choose)
+    never_fuse(monkeypatch)
+
+
+def never_wgmma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_conv, "why_not_wgmma", lambda *_: "forced")
+
+
+def never_fuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_fused, "_MAX_INPUT_WORDS", 0)

@@ -10,33 +10,50 @@ import pytest
 import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
-from configurations import TILED, packed_operands
+from configurations import (
+    TILED,
+    TILES,
+    WGMMA_TILES,
+    force_tile,
+    force_wgmma_tile,
+    never_fuse,
+    never_wgmma,
+    packed_operands,
+)
 
 import binop  # noqa: F401  (registers the ops)
-from binop._cuda import plan_conv
+from binop._cuda import plan_conv, plan_fused
 
 pytestmark = pytest.mark.cuda
 
 _reference = torch.ops.binop
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-_KERNELS = {
-    "large": plan_conv.LARGE,
-    "narrow": plan_conv.NARROW,
-    "small": plan_conv.SMALL,
-    "simt": None,
-}
 
 
-@pytest.fixture(params=list(_KERNELS))
+@pytest.fixture(
+    params=[
+        "fused",
+        "popcount",
+        *(f"{name}-{kept}" for name in TILES for kept in ("resident", "staged")),
+        *(f"wgmma-{name}" for name in WGMMA_TILES),  # (only on Hopper; elsewhere the plan's choice)
+    ]
+)
 def kernel(
     ops: ModuleType, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Forces one kernel on every shape that it can take, also where the plan prefers another."""
-    tile = _KERNELS[request.param]
-    if tile is None:
+    if request.param == "popcount":
+        never_fuse(monkeypatch)
+        never_wgmma(monkeypatch)
         monkeypatch.setattr(plan_conv, "why_not_mma", lambda *_: "forced")
+    elif request.param == "fused":
+        for limit in ("_MAX_INPUT_WORDS", "_MAX_FILTER_WORDS", "_MAX_PIXELS"):
+            monkeypatch.setattr(plan_fused, limit, 5000)
+    elif request.param.startswith("wgmma-"):
+        force_wgmma_tile(monkeypatch, request.param.removeprefix("wgmma-"))
     else:
-        monkeypatch.setattr(plan_conv, "_choose_tile", lambda *_: (tile, "forced"))
+        name, kept = request.param.split("-")
+        force_tile(monkeypatch, name, resident=kept == "resident")
     ops._prepared.clear()
     yield request.param
     ops._prepared.clear()

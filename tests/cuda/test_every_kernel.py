@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from cases import Case
 from compare import assert_same_bits
+from configurations import TILES, force_tile, never_fuse
 
 pytestmark = [pytest.mark.cuda, pytest.mark.sanitize]
 
-ops = torch.ops.binop
+_ops = torch.ops.binop
 CONVOLUTIONS = [
     Case("mma-16-byte-copies", 128, 136, h=6, w=7, n=2),  # large tiles are part-filled
     Case("mma-8-byte-copies", 64, 64, h=6, w=7, n=2, stride=(2, 1)),
@@ -26,22 +29,52 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("may_fuse", [False, True])
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda case: case.name)
-def test_binary_conv2d(case: Case, channels_last: bool, dtype: torch.dtype) -> None:
+def test_binary_conv2d(
+    ops: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    case: Case,
+    may_fuse: bool,
+    channels_last: bool,
+    dtype: torch.dtype,
+) -> None:
+    if not may_fuse:
+        never_fuse(monkeypatch)
+    monkeypatch.setattr(ops, "_prepared", {})
     case = replace(case, dtype=dtype, channels_last=channels_last)
     tensors = case.tensors()
-    got = ops.binary_conv2d(*(t.cuda() for t in tensors), **case.options)
-    assert_same_bits(got, ops.binary_conv2d(*tensors, **case.options))
+    got = _ops.binary_conv2d(*(t.cuda() for t in tensors), **case.options)
+    assert_same_bits(got, _ops.binary_conv2d(*tensors, **case.options))
+
+
+def _check_packed_output(ops: Any, case: Case) -> None:
+    x, weight, *_ = case.tensors()
+    threshold = torch.arange(case.o, dtype=torch.int32) - case.o // 2
+    arguments = (_ops.pack(x), _ops.pack(weight), case.c, threshold, threshold % 3 == 0)
+    on_gpu = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+    got = ops.binary_conv2d_threshold(*on_gpu, **case.options)
+    assert_same_bits(got, _ops.binary_conv2d_threshold(*arguments, **case.options))
 
 
 @pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.groups < 6], ids=lambda c: c.name)
 def test_packed_output(case: Case) -> None:
-    x, weight, *_ = case.tensors()
-    threshold = torch.arange(case.o, dtype=torch.int32) - case.o // 2
-    arguments = (ops.pack(x), ops.pack(weight), case.c, threshold, threshold % 3 == 0)
-    on_gpu = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
-    got = ops.binary_conv2d_threshold(*on_gpu, **case.options)
-    assert_same_bits(got, ops.binary_conv2d_threshold(*arguments, **case.options))
+    _check_packed_output(_ops, case)
+
+
+@pytest.mark.parametrize("name", TILES)
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("case", CONVOLUTIONS[:5], ids=lambda case: case.name)
+def test_every_tile(
+    ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case, resident: bool, name: str
+) -> None:
+    force_tile(monkeypatch, name, resident=resident)
+    monkeypatch.setattr(ops, "_prepared", {})
+    for channels_last in (False, True):
+        tensors = replace(case, channels_last=channels_last, dtype=torch.bfloat16).tensors()
+        got = ops.binary_conv2d(*(t.cuda() for t in tensors), **case.options)
+        assert_same_bits(got, _ops.binary_conv2d(*tensors, **case.options))
+    _check_packed_output(ops, case)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -54,8 +87,8 @@ def test_pack_and_unpack(layout: str, channels: int, dtype: torch.dtype) -> None
     elif layout == "strided":
         x = x[:, :, ::2, ::3]
     scale_a = torch.tensor(0.8)
-    wanted = ops.pack_with_mask(x, scale_a, 1.0)
-    got = ops.pack_with_mask(x.cuda(), scale_a.cuda(), 1.0)
-    for ours, theirs in zip((*got, ops.pack(x.cuda())), (*wanted, wanted[0]), strict=True):
+    wanted = _ops.pack_with_mask(x, scale_a, 1.0)
+    got = _ops.pack_with_mask(x.cuda(), scale_a.cuda(), 1.0)
+    for ours, theirs in zip((*got, _ops.pack(x.cuda())), (*wanted, wanted[0]), strict=True):
         assert_same_bits(ours, theirs)
-    assert_same_bits(ops.unpack(got[0], channels, dtype), ops.unpack(wanted[0], channels, dtype))
+    assert_same_bits(_ops.unpack(got[0], channels, dtype), _ops.unpack(wanted[0], channels, dtype))

@@ -12,29 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from binop._cuda import jit, plan_conv, variants
+from binop._cuda import jit, mma_tile, variants
 from binop._cuda.launches import Kernel
-from binop._cuda.plan_conv import mma_kernel
+from binop._cuda.mma_tile import mma_kernel
+from binop._cuda.plan_pack import pack_kernel
 
 _BIT_PRODUCT = "BMMA.168256.AND.POPC"
-_LOCAL_MEMORY = re.compile(r"\b(LDL|STL)\b")
-
-# One of every source and element type, and of every tile, copy width and output.
+# One of every source and element type, and of every tile and output.
 _CHOSEN = [
     Kernel("unpack.cu", (("ELEMENT", "int8"),)),
     Kernel("unpack.cu", (("ELEMENT", "bfloat16"),)),
-    Kernel("pack_flat.cu", (("ELEMENT", "bfloat16"), ("MASK", 1))),
-    Kernel("pack_flat.cu", (("ELEMENT", "float32"), ("MASK", 0))),
-    Kernel("pack_flat.cu", (("ELEMENT", "int8"), ("MASK", 0))),
-    Kernel("pack_strided.cu", (("ELEMENT", "float16"), ("MASK", 1))),
-    Kernel("pack_planes.cu", (("ELEMENT", "bfloat16"), ("MASK", 0), ("VECTOR", 8))),
-    Kernel("pack_planes.cu", (("ELEMENT", "float16"), ("MASK", 1), ("VECTOR", 1))),
+    pack_kernel("bfloat16", "flat", None, mask=True),
+    pack_kernel("float32", "flat", None, filters=True),
+    pack_kernel("int8", "flat", None),
+    pack_kernel("float16", "strided", None, mask=True),
+    pack_kernel("bfloat16", "planes", 8, filters=True),
+    pack_kernel("float16", "planes", 1, mask=True),
     Kernel("conv_simt.cu", (("OUT", "bits"),)),
     Kernel("conv_simt.cu", (("OUT", "bfloat16"),)),
-    mma_kernel("bfloat16", plan_conv.LARGE, 4, masked=False),
-    mma_kernel("bits", plan_conv.LARGE, 4, masked=False),
-    mma_kernel("float32", plan_conv.NARROW, 2, masked=False),
-    mma_kernel("float16", plan_conv.SMALL, 1, masked=True),
+    mma_kernel("bfloat16", mma_tile.LARGE),
+    mma_kernel("bits", mma_tile.WIDE),
+    mma_kernel("float32", mma_tile.NARROW),
+    mma_kernel("bits", mma_tile.MEDIUM),
+    mma_kernel("float16", mma_tile.SMALL, rows=False),
 ]
 
 
@@ -54,21 +54,53 @@ def _sass(cubin: bytes, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("arch", jit.ARCHITECTURES)
-def test_every_source_compiles_for_every_architecture(arch: str, tmp_path: Path) -> None:
+def test_every_source_compiles_for_every_architecture_without_local_memory(
+    arch: str, tmp_path: Path
+) -> None:
     for compiled in variants.compile_all([arch], _CHOSEN):
         assert compiled.cubin.startswith(b"\x7fELF")
         assert compiled.seconds < 30
+        assert compiled.resources is not None
+        assert compiled.resources.local_bytes == 0, compiled.kernel
         code = _sass(compiled.cubin, tmp_path)
-        products = [i for i, line in enumerate(code) if "MMA." in line and "HFMA2" not in line]
-        if compiled.kernel.source != "conv_mma.cu":
-            assert not products
-            assert not any(_LOCAL_MEMORY.search(line) for line in code), compiled.kernel
-            continue
-        assert products
+        assert not any(re.search(r"\b(LDL|STL)\b", line) for line in code), compiled.kernel
+        products = [line for line in code if "MMA." in line and "HFMA2" not in line]
+        assert bool(products) == (compiled.kernel.source == "conv_mma.cu")
         if arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
-            assert all(_BIT_PRODUCT in code[i] for i in products)
-        loop = code[products[0] : products[-1]]
-        assert not any(_LOCAL_MEMORY.search(line) for line in loop), compiled.kernel
+            assert all(_BIT_PRODUCT in line for line in products)
+
+
+@pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.LARGE, mma_tile.NARROW])
+def test_little_stands_between_the_products(tile: mma_tile.Tile, tmp_path: Path) -> None:
+    """A product takes 6 cycles (H200): all else in the loop must fit beside 32 of them."""
+    code = _sass(jit.compile_kernel(mma_kernel("bits", tile), "sm_90a"), tmp_path)
+    code = [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+    products = [i for i, line in enumerate(code) if _BIT_PRODUCT in line]
+    steps = 2  # the loop is written out for an even and an odd step
+    assert len(products) == 32 * steps
+    loop = code[products[0] : products[-1] + 1]
+    loads = [line for line in loop if "LDSM" in line]
+    assert len(loads) == 8  # of one step, between the products of both
+    assert len(loop) - len(products) < 2 * 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", jit.ARCHITECTURES)
+def test_no_kernel_uses_local_memory(arch: str) -> None:
+    for compiled in variants.compile_all([arch]):
+        assert compiled.resources is not None
+        assert compiled.resources.local_bytes == 0, compiled.kernel
+
+
+def test_the_compiler_s_report_is_understood() -> None:
+    log = (
+        "ptxas info    : Function properties for conv\n"
+        "ptxas         .     8 bytes stack frame, 16 bytes spill stores, 24 bytes spill loads\n"
+        "ptxas info    : Used 122 registers, used 1 barriers\n"
+    )
+    assert jit.Resources.of_log(log) == jit.Resources(registers=122, local_bytes=24)
+    with pytest.raises(RuntimeError, match="did not report"):
+        jit.Resources.of_log("")
 
 
 def test_devices_get_the_architecture_that_runs_on_them() -> None:

@@ -1,8 +1,9 @@
 // pack where channels are innermost and fill whole words: the tensor is one line of elements, and
 // 32 consecutive ones form a word. Memory-bound: each lane loads 16 bytes at a time, coalesced.
+#pragma once
+
 #include "pack.cuh"
 
-constexpr int kThreads = 256;
 constexpr int kVector = 16 / sizeof(Bits);   // elements of one load
 constexpr int kLanes = kWordBits / kVector;  // lanes whose loads form one word
 constexpr int kWordsPerLoad = 32 / kLanes;   // words that one load of a warp covers
@@ -14,7 +15,7 @@ union Loaded {
 };
 
 // Bit i to bit 2i, for 16 bits.
-__device__ u32 spread(u32 bits) {
+__device__ inline u32 spread(u32 bits) {
   bits = (bits | (bits << 8)) & 0x00FF00FFu;
   bits = (bits | (bits << 4)) & 0x0F0F0F0Fu;
   bits = (bits | (bits << 2)) & 0x33333333u;
@@ -22,7 +23,7 @@ __device__ u32 spread(u32 bits) {
 }
 
 // The bits of this lane's 32 elements, in the order of the loads.
-__device__ Packed pack_elements(const Loaded (&loaded)[kLanes], ClipBound bound) {
+__device__ inline Packed pack_elements(const Loaded (&loaded)[kLanes], ClipBound bound) {
   Packed packed;
   if constexpr (sizeof(Bits) == 2) {
     const u32 slack = pair_slack(bound);
@@ -46,7 +47,7 @@ __device__ Packed pack_elements(const Loaded (&loaded)[kLanes], ClipBound bound)
 
 // Lane l of each kLanes neighbours holds piece l of kLanes words; afterwards it holds word l.
 // A butterfly: in step s, lanes that differ in bit s exchange the pieces that differ in bit s.
-__device__ u32 transpose_pieces(u32 pieces, int lane) {
+__device__ inline u32 transpose_pieces(u32 pieces, int lane) {
 #pragma unroll
   for (int step = 1; step < kLanes; step *= 2) {
     const int shift = step * kVector;
@@ -63,11 +64,10 @@ __device__ u32 transpose_pieces(u32 pieces, int lane) {
   return pieces;
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads)
-    pack_flat(const __grid_constant__ PackArguments a) {
+__device__ inline void pack_flat(const PackArguments& a, i64 block) {
   const int lane = threadIdx.x % 32;
   const i64 words = a.pixels * a.groups * a.group_words;
-  const i64 first = (static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x - lane);
+  const i64 first = block * kThreads + threadIdx.x - lane;
   const uint4* source = reinterpret_cast<const uint4*>(a.x) + first * kLanes;
 
   Loaded loaded[kLanes];

@@ -1,16 +1,16 @@
 // pack of any strides and any channel count. A warp packs 32 consecutive words: its lanes read the
 // channels of one word after the other, a ballot makes the word, and one store writes all 32.
+#pragma once
+
 #include "pack.cuh"
 
-constexpr int kThreads = 256;
 constexpr int kUnroll = 8;  // words whose loads are in flight together
 
-extern "C" __global__ void __launch_bounds__(kThreads)
-    pack_strided(const __grid_constant__ PackArguments a) {
+__device__ inline void pack_strided(const PackArguments& a, i64 block) {
   const int lane = threadIdx.x % 32;
   const i64 pixel_words = a.groups * a.group_words;
   const i64 words = a.pixels * pixel_words;
-  const i64 word = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x;
+  const i64 word = block * kThreads + threadIdx.x;
 
   // Where this lane's word starts, and how many channels it has.
   i64 start = 0;

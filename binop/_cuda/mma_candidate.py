@@ -1,0 +1,144 @@
+"""A way to run a convolution with conv_mma: its shared memory, and an estimate of its time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from binop._cuda.conv_call import ConvCall, out_pixels
+from binop._cuda.launches import ELEMENT_BYTES, Device, divide_up
+from binop._cuda.mma_classes import class_sizes
+from binop._cuda.mma_patch import CHUNK_BYTES, CHUNK_WORDS, Patch
+from binop._cuda.mma_tile import Tile
+from binop.geometry import Conv2dGeometry
+from binop.packing import word_count
+
+_STAGES_AHEAD = 2  # kStagesAhead of conv_mma.cu
+_SYSTEM_BYTES = 1024  # of every block's shared memory
+
+
+# For the estimate, in cycles of a multiprocessor. Measured on an H200: 6 a matrix product of a
+# quarter multiprocessor, and about 24 bytes from the second-level cache (all multiprocessors
+# together 5.5 TB/s). The others are judged: a step's loads before its first product; what a warp
+# does beside its products for a tile, for a stage, for each round of copies and for each output of
+# a thread (instructions that run once and wait for most of what they read); a launch with its
+# first loads.
+_PRODUCT = 6
+_CACHE_BYTES = 24
+_STEP = 80
+_TILE = 2000
+_STAGE = 400
+_COPY = 60
+_OUTPUT = 6
+_START = 5000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tile, and what of the depth is in shared memory at a time."""
+
+    geometry: Conv2dGeometry
+    call: ConvCall
+    tile: Tile
+    patch: Patch
+    stage_planes: int
+    resident: bool
+    one_tile_each: bool
+
+    @property
+    def stages(self) -> int:
+        words = word_count(self.geometry.group_channels)
+        return divide_up(words, CHUNK_WORDS) // self.stage_planes
+
+    @property
+    def folds(self) -> int:
+        """Chunks of a row of taps, of one plane."""
+        return divide_up(self.geometry.kernel[1], self.patch.fold)
+
+    @property
+    def tap_chunks(self) -> int:
+        return self.geometry.kernel[0] * self.folds
+
+    @property
+    def steps(self) -> int:
+        """Of a stage; each takes two chunks."""
+        return divide_up(self.tap_chunks * self.stage_planes, 2)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether lanes store straight into the output: packed, or 8 channels at a time."""
+        out_per_group = self.geometry.out_channels // self.geometry.groups
+        return self.call.out == "bits" or (self.call.channels_last and out_per_group % 8 == 0)
+
+    @property
+    def slots(self) -> int:
+        return min(1 + _STAGES_AHEAD, self.stages) if self.one_tile_each else 1 + _STAGES_AHEAD
+
+    @property
+    def patch_bytes(self) -> int:
+        return self.stage_planes * self.patch.entries * CHUNK_BYTES
+
+    @property
+    def filter_bytes(self) -> int:
+        return 2 * self.steps * self.tile.channels * CHUNK_BYTES
+
+    def regions(self) -> dict[str, int]:
+        """Bytes of the parts of shared memory, in order."""
+        tile, classes = self.tile, class_sizes(self.geometry, self.call)
+        rows, columns = self.geometry.kernel
+        slot = self.patch_bytes + (0 if self.resident else self.filter_bytes)
+        stored = 0
+        if not self.has_rows:
+            size = ELEMENT_BYTES[self.call.out]
+            stored = tile.warps_down * tile.warps_across * 32 * (tile.warp_pixels * size + 4)
+        partials = (tile.warps_deep - 1) * tile.pixels * tile.channels * 4
+        return {
+            "filters": self.stages * self.filter_bytes if self.resident else 0,
+            "ring_at": self.slots * slot,
+            "set_bits_at": self.patch.entries * 4,
+            "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
+            "spots_at": 2 * tile.pixels * 8,
+            "rows_at": tile.pixels * tile.warps_across * 8,
+            "taps_at": rows * columns * 4,
+            "chunks_at": 2 * self.steps * 8,
+            "channels_at": tile.channels * 8,
+            "scratch_at": max((rows + 1) * (columns + 1) * tile.channels * 4, partials + stored),
+        }
+
+    def places(self) -> tuple[dict[str, int], int]:
+        """Where the parts start, and the bytes of all."""
+        places, end = {}, 0
+        for name, size in self.regions().items():
+            places[name] = end
+            end += divide_up(size, 16) * 16
+        del places["filters"]
+        return places, end
+
+    @property
+    def tile_counts(self) -> tuple[int, int]:
+        out_per_group = self.geometry.out_channels // self.geometry.groups
+        across = self.geometry.groups * divide_up(out_per_group, self.tile.channels)
+        return divide_up(out_pixels(self.geometry), self.tile.pixels), across
+
+    def resident_blocks(self, device: Device, shared_bytes: int) -> int:
+        fitting = device.multiprocessor_shared_bytes // (shared_bytes + _SYSTEM_BYTES)
+        return max(1, min(self.tile.blocks_per_multiprocessor, fitting))
+
+    def estimate(self, device: Device, shared_bytes: int) -> float:
+        """Cycles, by the constants above."""
+        tiles = math.prod(self.tile_counts)
+        blocks = min(
+            self.resident_blocks(device, shared_bytes), divide_up(tiles, device.multiprocessors)
+        )
+        waves = divide_up(tiles, device.multiprocessors * blocks)
+        steps = self.stages * self.steps
+        products = self.tile.products * steps * _PRODUCT / 4
+        copied = self.stages * (self.patch_bytes + (0 if self.resident else self.filter_bytes))
+        busy = blocks * max(products, copied / _CACHE_BYTES)
+        # What a block does one after the other; other blocks may fill its gaps.
+        in_turn = max(products, divide_up(steps, self.tile.warps_deep) * _STEP)
+        in_turn += _TILE + self.stages * _STAGE + copied / CHUNK_BYTES / self.tile.threads * _COPY
+        in_turn += self.tile.pixels * self.tile.channels / self.tile.threads * _OUTPUT
+        # What must have come before the first product.
+        first = blocks * self.filter_bytes * (self.stages if self.resident else 1)
+        return _START + first / _CACHE_BYTES + waves * max(busy, in_turn)

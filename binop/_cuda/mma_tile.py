@@ -1,0 +1,73 @@
+"""The tiles of conv_mma, and the kernels compiled for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from binop._cuda.launches import Kernel
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels and channels of a warp, and how many warps stand down, across, and along the depth."""
+
+    warp_pixels: int
+    warp_channels: int
+    warps_down: int
+    warps_across: int
+    warps_deep: int = 1
+
+    @property
+    def pixels(self) -> int:
+        return self.warp_pixels * self.warps_down
+
+    @property
+    def channels(self) -> int:
+        return self.warp_channels * self.warps_across
+
+    @property
+    def warps(self) -> int:
+        return self.warps_down * self.warps_across * self.warps_deep
+
+    @property
+    def threads(self) -> int:
+        return 32 * self.warps
+
+    @property
+    def blocks_per_multiprocessor(self) -> int:
+        """As kBlocks of conv_mma.cu: what the registers allow."""
+        return 256 // self.threads if self.warp_pixels * self.warp_channels >= 64 * 64 else 4
+
+    @property
+    def products(self) -> int:
+        """Matrix products of a step of the depth."""
+        return self.pixels // 16 * (self.channels // 8)
+
+
+WIDE = Tile(64, 64, 4, 2)  # fewest bytes of filters a pixel, where these do not stay
+LARGE = Tile(64, 64, 2, 2)  # two blocks a multiprocessor: one stores while the other multiplies
+NARROW = Tile(64, 64, 4, 1)  # 64 channels
+MEDIUM = Tile(32, 32, 2, 2)  # a few images
+SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
+TILES = (WIDE, LARGE, NARROW, MEDIUM, SMALL)
+
+# 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
+# 8-bit ones, which takes registers that the large tiles do not have.
+FIRST_WITH_MMA = (8, 0)
+FIRST_EMULATED = (10, 0)
+EMULATED_TILES = (MEDIUM, SMALL)
+
+
+def mma_kernel(out: str, tile: Tile, rows: bool = True) -> Kernel:
+    return Kernel(
+        "conv_mma.cu",
+        (
+            ("OUT", out),
+            ("WARP_M", tile.warp_pixels),
+            ("WARP_N", tile.warp_channels),
+            ("WARPS_M", tile.warps_down),
+            ("WARPS_N", tile.warps_across),
+            ("WARPS_K", tile.warps_deep),
+            ("ROWS", int(rows)),
+        ),
+    )

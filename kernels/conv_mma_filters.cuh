@@ -1,0 +1,119 @@
+// The filters of a stage in shared memory: [chunk][channel][16 bytes], chunks in the order
+// (tap row, tap column by folds, plane).
+#pragma once
+
+#include "conv_mma_tile.cuh"
+
+// Channels are stored so that each lane gets consecutive ones of the product's columns: column
+// 2t+e of product b belongs to lane t. For packed output a lane has WARP_N / 4 of them in a row,
+// which it stores as 8 or 16 bits; for floats it has 8 of every 32, which it stores as 16 bytes.
+__device__ constexpr int lane_channel(int lane, int group) {
+  return Channel<OUT>::kPacked ? lane % 4 * (WARP_N / 4) + group * kLaneChannels
+                               : group * 32 + lane % 4 * kLaneChannels;
+}
+
+__device__ constexpr int channel_of_row(int row) {
+  const int in_warp = row % WARP_N;
+  const int product = in_warp / 8;
+  return row - in_warp + lane_channel(in_warp % 8 / 2, product / 4) + product % 4 * 2 + row % 2;
+}
+
+// Where a chunk is in the patch (bytes from the first tap's entry) and in a filter (words).
+struct Chunk {
+  int patch;
+  int filter;
+};
+
+__device__ inline int chunk_count(const MmaArguments& a) {
+  return static_cast<int>(a.tap_chunks * a.stage_planes);
+}
+
+__device__ inline int step_count(const MmaArguments& a) { return (chunk_count(a) + 1) / 2; }
+
+// Entries of the patch from the first tap to the others, in order.
+__device__ inline void describe_taps(const MmaArguments& a, int* taps) {
+  const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    const int row = divide_by(i, a.by_kernel_columns);
+    const int column = i - row * static_cast<int>(a.kernel_columns);
+    taps[i] =
+        row * static_cast<int>(a.tap_rows_apart) + column * static_cast<int>(a.tap_columns_apart);
+  }
+}
+
+// An odd count is followed by a chunk of zero filters; any part of the patch may meet those.
+__device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
+  const int planes = static_cast<int>(a.stage_planes);
+  const int fold = static_cast<int>(a.fold);
+  const int folds = static_cast<int>(a.folds);
+  const int entries = static_cast<int>(a.segment_entries * a.segments);
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < 2 * step_count(a); i += kThreads) {
+    const int tap = divide_by(i, a.by_stage_planes);
+    const int plane = i - tap * planes;
+    const int row = divide_by(tap, a.by_folds);
+    const int column = (tap - row * folds) * fold;
+    const int entry = row * static_cast<int>(a.tap_rows_apart) +
+                      column * static_cast<int>(a.tap_columns_apart) + plane * entries;
+    const int word =
+        (row * static_cast<int>(a.kernel_columns) + column) * static_cast<int>(a.group_words) +
+        plane * kChunkWords;
+    chunks[i] = i < chunk_count(a) ? Chunk{entry * kChunkBytes, word} : Chunk{0, 0};
+  }
+}
+
+// One chunk of a filter through registers: words past a tap's last and taps past the row's last
+// are zero, and so are the tail bits, whatever a user's tensor has there.
+__device__ inline uint4 gather_chunk(const MmaArguments& a, const u32* filter, int chunk,
+                                     int stage) {
+  const int group_words = static_cast<int>(a.group_words);
+  const int planes = static_cast<int>(a.stage_planes);
+  const int fold = static_cast<int>(a.fold);
+  const int tap_chunk = divide_by(chunk, a.by_stage_planes);
+  const int plane = chunk - tap_chunk * planes;
+  const int tap_row = divide_by(tap_chunk, a.by_folds);
+  const int skipped = (stage * planes + plane) * kChunkWords;  // words of the tap
+  const int first_column = (tap_chunk - tap_row * static_cast<int>(a.folds)) * fold;
+  const int columns = static_cast<int>(a.kernel_columns);
+  u32 words[kChunkWords];
+#pragma unroll
+  for (int w = 0; w < kChunkWords; ++w) {
+    // Folded pixels have one or two words.
+    const int tap = fold == 1 ? 0 : w >> (group_words - 1);
+    const int word = fold == 1 ? skipped + w : w - tap * group_words;
+    words[w] = word < group_words && first_column + tap < columns ? filter[w] : 0u;
+    if (word == group_words - 1) words[w] &= tail_mask(a.group_channels);
+  }
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// Eight neighbouring lanes fill eight rows of one chunk (all banks), four such groups four chunks
+// (which follow each other in a filter).
+__device__ inline void load_filters(const MmaArguments& a, const Block& block, const Chunk* chunks,
+                                    int stage, u8* target) {
+  const bool direct = a.copy_words == 4 && a.fold == 1 && a.group_channels % kWordBits == 0;
+  const int count = chunk_count(a);
+  const int blocks = (2 * step_count(a) + 3) / 4;
+  const u32 address = shared_address(target);
+#pragma unroll 1
+  for (int item = static_cast<int>(threadIdx.x); item < blocks * kTileN * 4; item += kThreads) {
+    const int row = item / 32 % (kTileN / 8) * 8 + item % 8;
+    const int chunk = item / 32 / (kTileN / 8) * 4 + item / 8 % 4;
+    if (chunk >= 2 * step_count(a)) continue;
+    const int channel = channel_of_row(row);
+    const bool exists = channel < block.channels && chunk < count;
+    const i64 first = exists ? (block.first_channel + channel) * a.filter_words : 0;
+    const u32* filter =
+        a.weight + first +
+        (exists ? chunks[chunk].filter + stage * static_cast<int>(a.stage_planes) * kChunkWords
+                : 0);
+    const int offset = (chunk * kTileN + row) * kChunkBytes;
+    if (direct) {
+      copy_async<16>(address + offset, filter, exists);
+    } else {
+      *reinterpret_cast<uint4*>(target + offset) =
+          exists ? gather_chunk(a, filter, chunk, stage) : make_uint4(0, 0, 0, 0);
+    }
+  }
+}

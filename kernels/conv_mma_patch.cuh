@@ -1,0 +1,136 @@
+// The patch: the input pixels that a tile's taps touch, brought to shared memory once for all taps.
+//
+// Chunk planes: [plane][entry][16 bytes]. Rows of the matrix product read entries side by side, so
+// that eight of them fill the banks without a permutation, and another tap is another address.
+#pragma once
+
+#include "conv_mma_tile.cuh"
+
+// An input pixel, or a place in the padding.
+struct Source {
+  u32 pixel;  // 0 in the padding
+  bool inside;
+
+  static __device__ Source at(const MmaArguments& a, int image, int row, int column) {
+    const bool inside = image < static_cast<int>(a.batch) &&
+                        static_cast<u32>(row) < static_cast<u32>(a.height) &&
+                        static_cast<u32>(column) < static_cast<u32>(a.width);
+    const int pixel =
+        (image * static_cast<int>(a.height) + row) * static_cast<int>(a.width) + column;
+    return {inside ? static_cast<u32>(pixel) : 0u, inside};
+  }
+
+  // Of an entry of a run of the padded images.
+  static __device__ Source of_padded(const MmaArguments& a, const Tile& tile, int padded) {
+    const int image = divide_by(padded, a.by_padded_plane);
+    const int rest = padded - image * static_cast<int>(a.padded_plane);
+    const int row = divide_by(rest, a.by_padded_width);
+    const int column = rest - row * static_cast<int>(a.padded_width);
+    return at(a, tile.image + image, row - static_cast<int>(a.padding_rows),
+              column - static_cast<int>(a.padding_columns));
+  }
+
+  // Of an output pixel and a tap.
+  static __device__ Source of_tap(const MmaArguments& a, const Tile& tile, int tap, int output) {
+    const int tap_row = divide_by(tap, a.by_kernel_columns);
+    const int tap_column = tap - tap_row * static_cast<int>(a.kernel_columns);
+    const Place place = tile.place(a, output);
+    return at(a, place.image,
+              place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows) +
+                  tap_row * static_cast<int>(a.dilation_rows),
+              place.column * static_cast<int>(a.stride_columns) -
+                  static_cast<int>(a.padding_columns) +
+                  tap_column * static_cast<int>(a.dilation_columns));
+  }
+};
+
+// Up to four words, one or two at a time.
+__device__ inline void copy_words(u32 target, const u32* words, int count, int width, bool inside) {
+#pragma unroll 1
+  for (int w = 0; w < kChunkWords && w < count; w += width) {
+    if (width == 2) {
+      copy_async<8>(target + 4 * w, words + w, inside);
+    } else {
+      copy_async<4>(target + 4 * w, words + w, inside);
+    }
+  }
+}
+
+// Words past a pixel's last stay as they are: the filters are zero there.
+__device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int group, int stage,
+                                  u32 target) {
+  const int entries = static_cast<int>(a.segment_entries);
+  const u32 plane_bytes = entries * static_cast<int>(a.segments) * kChunkBytes;
+  const int planes = static_cast<int>(a.stage_planes);
+  const int skipped = stage * planes * kChunkWords;
+  const int fold = static_cast<int>(a.fold);
+  const int group_words = static_cast<int>(a.group_words);
+  const u32* first_word = a.x + group * group_words + skipped;
+#pragma unroll 1
+  for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
+    const int padded = tile.padded + segment * static_cast<int>(a.segment_step);
+#pragma unroll 1
+    for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
+      const Source source = a.patch_per_tap ? Source::of_tap(a, tile, segment, entry)
+                                            : Source::of_padded(a, tile, padded + entry);
+      // As unsigned numbers of 32 bits: a single instruction.
+      const u32* words =
+          first_word + static_cast<u64>(source.pixel) * static_cast<u32>(a.pixel_words);
+      u32 to = target + (segment * entries + entry) * kChunkBytes;
+      if (a.copy_words == 4) {
+#pragma unroll 1
+        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
+          copy_async<16>(to, words, source.inside);
+        }
+      } else if (fold == 1) {
+        int left = group_words - skipped;
+#pragma unroll 1
+        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
+          copy_words(to, words, left, static_cast<int>(a.copy_words), source.inside);
+          left -= kChunkWords;
+        }
+      } else {
+        // The pixel is also the neighbour of those before it, as the tap to their right.
+        const int apart = static_cast<int>(a.tap_columns_apart);
+#pragma unroll 1
+        for (int f = 0; f < fold && entry - f * apart >= 0; ++f) {
+          copy_words(to, words, group_words, static_cast<int>(a.copy_words), source.inside);
+          to += group_words * 4 - apart * kChunkBytes;
+        }
+      }
+    }
+  }
+}
+
+// popc of a chunk whose pixel has `left` words from there on. Tail bits that a user's tensor has
+// set do not count, and meet zeros in the filters.
+__device__ inline int count_chunk(const uint4& chunk, int left, u32 last_mask) {
+  if (left > kChunkWords) {
+    return __popc(chunk.x) + __popc(chunk.y) + __popc(chunk.z) + __popc(chunk.w);
+  }
+  const u32 x = left == 1 ? chunk.x & last_mask : chunk.x;
+  const u32 y = left == 2 ? chunk.y & last_mask : left < 2 ? 0u : chunk.y;
+  const u32 z = left == 3 ? chunk.z & last_mask : left < 3 ? 0u : chunk.z;
+  const u32 w = left == 4 ? chunk.w & last_mask : 0u;
+  return __popc(x) + __popc(y) + __popc(z) + __popc(w);
+}
+
+// Adds up popc of every entry over the stages. Each thread counts the same entries in each stage.
+__device__ inline void count_set_bits(const MmaArguments& a, const Tile& tile, int stage,
+                                      const u8* patch, int* set_bits) {
+  const int entries = static_cast<int>(a.segment_entries * a.segments);
+  const int planes = static_cast<int>(a.stage_planes);
+  const int left = static_cast<int>(a.group_words) - stage * planes * kChunkWords;
+  const int last_entry = entries - static_cast<int>(a.segment_entries) + tile.entries;
+  const u32 last_mask = tail_mask(a.group_channels);
+#pragma unroll 1
+  for (int entry = static_cast<int>(threadIdx.x); entry < last_entry; entry += kThreads) {
+    const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
+    int set = stage == 0 ? 0 : set_bits[entry];
+#pragma unroll 1
+    for (int plane = 0; plane < planes; ++plane, chunk += entries) {
+      set += count_chunk(*chunk, left - plane * kChunkWords, last_mask);
+    }
+    set_bits[entry] = set;
+  }
+}

@@ -1,0 +1,155 @@
+"""The kernels' sources on the CPU, to the bit: what a machine without a GPU can say about them.
+
+Not their speed, and not how warps of a real device interleave: for that are the tests on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from cases import CASES, Case, can_pack
+from compare import assert_same_bits
+from configurations import (
+    TILED,
+    WGMMA_TILES,
+    force_tile,
+    force_wgmma_tile,
+    never_fuse,
+    packed_operands,
+)
+from emulator import emulated_ops
+
+from binop._cuda.launches import Device, Launch
+
+_DEVICES = {
+    "hopper": Device((9, 0), 132, 232448, 233472),
+    "turing": Device((7, 5), 40, 65536, 65536),  # popcount instructions
+}
+_reference = torch.ops.binop
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture
+def launched() -> list[Launch]:
+    return []
+
+
+@pytest.fixture
+def hopper(build: Path, launched: list[Launch]) -> Iterator[ModuleType]:
+    with emulated_ops(_DEVICES["hopper"], build, launched) as ops:
+        yield ops
+
+
+def _varied(seed: int, case: Case) -> Case:
+    """With another pad value and layout for each neighbour."""
+    return replace(
+        case,
+        pad_value=(0, 1, 0, -1)[seed % 4],
+        dtype=torch.bfloat16 if seed % 2 else torch.float16,
+        channels_last=seed % 3 > 0,
+    )
+
+
+def _check_float(ops: ModuleType, case: Case) -> None:
+    tensors = case.tensors()
+    got = ops.binary_conv2d(*tensors, **case.options)
+    wanted = _reference.binary_conv2d(*tensors, **case.options)
+    assert_same_bits(got, wanted)
+    assert got.stride() == wanted.stride()
+
+
+def _check_threshold(ops: ModuleType, case: Case, seed: int) -> None:
+    x, weight = packed_operands(case, seed)
+    threshold = torch.randint(-40, 40, (case.o,), dtype=torch.int32)
+    threshold[::7] = torch.iinfo(torch.int32).min
+    threshold[3::7] = torch.iinfo(torch.int32).max
+    arguments = (x, weight, case.c, threshold, torch.rand(case.o) < 0.5)
+    got = ops.binary_conv2d_threshold(*arguments, **case.options)
+    assert_same_bits(got, _reference.binary_conv2d_threshold(*arguments, **case.options))
+
+
+@pytest.mark.parametrize("tile", ["large", "small"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
+def test_conv_mma(
+    hopper: ModuleType,
+    launched: list[Launch],
+    monkeypatch: pytest.MonkeyPatch,
+    tile: str,
+    resident: bool,
+) -> None:
+    force_tile(monkeypatch, tile, resident=resident)
+    for seed, case in enumerate(TILED):
+        case = _varied(seed, case)
+        _check_float(hopper, case)
+        if can_pack(case):
+            _check_threshold(hopper, case, seed)
+    assert {launch.kernel.source for launch in launched} > {"conv_mma.cu", "pack.cu"}
+
+
+@pytest.mark.parametrize("tile", list(WGMMA_TILES))
+def test_conv_wgmma(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_wgmma_tile(monkeypatch, tile)
+    for seed, case in enumerate(TILED):
+        case = _varied(seed, case)
+        _check_float(hopper, case)
+        if can_pack(case):
+            _check_threshold(hopper, case, seed)
+    assert {launch.kernel.source for launch in launched} > {"conv_wgmma.cu", "pack.cu"}
+
+
+@pytest.mark.parametrize("device", list(_DEVICES))
+def test_the_plan_s_choice(
+    build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    with emulated_ops(_DEVICES[device], build, launched) as ops:
+        for seed, case in enumerate(CASES):
+            if case.dtype is not torch.float64:
+                _check_float(ops, replace(_varied(seed, case), pad_value=case.pad_value))
+        # In the cases' small sizes most go in one launch; these as if they were larger.
+        never_fuse(monkeypatch)
+        ops._prepared.clear()
+        for seed, case in enumerate(CASES[::3]):
+            if case.dtype is not torch.float64:
+                _check_float(ops, replace(_varied(seed, case), pad_value=case.pad_value))
+    convolutions = {launch.kernel.source for launch in launched} - {"pack.cu", "conv_fused.cu"}
+    assert convolutions == (
+        {"conv_mma.cu", "conv_simt.cu"} if device == "hopper" else {"conv_simt.cu"}
+    )
+
+
+_LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "sliced": lambda x: torch.cat([x, x], 3)[..., : x.shape[3]],
+}
+
+
+@pytest.mark.parametrize("layout", list(_LAYOUTS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_pack_and_unpack(hopper: ModuleType, dtype: torch.dtype, layout: str) -> None:
+    for channels in (3, 33, 64, 256):
+        for image in ((1, 1), (7, 7), (6, 6), (8, 12)):
+            case = Case("pack", channels, 1, *image, n=3, dtype=dtype)
+            x = _LAYOUTS[layout](case.tensors()[0])
+            scale_a = torch.tensor(0.8)
+            signs, mask = hopper.pack_with_mask(x, scale_a, 1.0)
+            for ours, theirs in zip(
+                (hopper.pack(x), signs, mask),
+                (_reference.pack(x), *_reference.pack_with_mask(x, scale_a, 1.0)),
+                strict=True,
+            ):
+                assert_same_bits(ours, theirs)
+            assert_same_bits(
+                hopper.unpack(signs, channels, dtype), _reference.unpack(signs, channels, dtype)
+            )
