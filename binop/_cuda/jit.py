@@ -87,8 +87,13 @@ class Resources:
         return cls(int(registers[1]), max(map(int, local)))
 
 
+def compile_with_log(kernel: Kernel, arch: str) -> tuple[bytes, str]:
+    """A cubin, and what the assembler had to say about it."""
+    return _compile(kernel, arch, "--ptxas-options=-v")
+
+
 def compile_with_resources(kernel: Kernel, arch: str) -> tuple[bytes, Resources]:
-    compiled, log = _compile(kernel, arch, "--ptxas-options=-v")
+    compiled, log = compile_with_log(kernel, arch)
     return compiled, Resources.of_log(log)
 
 

@@ -23,7 +23,7 @@ from binop._cuda.wgmma_geometry import (
 from binop.geometry import Conv2dGeometry
 from binop.packing import WORD_BITS, word_count
 
-CAPABILITY = (9, 0)
+WITH_WGMMA = (9, 0)
 
 _PRODUCT_PIXELS = 64
 _MAX_PIXELS = 4 * _PRODUCT_PIXELS
@@ -31,6 +31,7 @@ _MAX_STAGES = 8
 _MIN_STAGES = 2
 _WARPGROUP = 128
 _MAX_CHANNELS = 256
+_MAX_CHANNELS_OF_PIXELS = 192  # contiguous output: more spill registers
 # The depth, so that every number of the epilogue is an integer that float32 holds.
 _MAX_TAPS = 2**20
 _MAX_INDEX = 2**16  # of a pixel in a patch
@@ -60,12 +61,28 @@ class WgmmaTile:
     def pixels(self) -> int:
         return _PRODUCT_PIXELS * self.consumers
 
-    @staticmethod
-    def most_consumers(channels: int, steps: int) -> int:
-        """Whose sums, fragments and about 40 other registers each fit."""
-        if channels > 128:
-            return 2
+
+def _most_consumers(channels: int, steps: int, stores: str) -> int:
+    """For which the compiler keeps sums, fragments and the epilogue in registers."""
+    if channels > 128:
+        return 2
+    if stores == "bits":
         return 4 if channels <= 64 and steps <= 5 else 3
+    if stores == "kPixels":
+        return 3 if channels <= 64 and steps <= 5 else 2
+    if channels <= 64 and steps <= 3:
+        return 4
+    return 3 if channels <= 96 or steps <= 5 else 2
+
+
+def _stores(geometry: Conv2dGeometry, call: ConvCall) -> str:
+    """How conv_wgmma_store.cuh writes the output."""
+    if call.out == "bits":
+        return "bits"
+    if not call.channels_last:
+        return "kPixels"
+    # 16-byte stores of 8 channels; the first of a group must be aligned too.
+    return "kWide" if geometry.out_channels // geometry.groups % 8 == 0 else "kSingle"
 
 
 def patch_pixels(rows: Axis, columns: Axis, pixels: int) -> int:
@@ -119,9 +136,11 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
         return
     depth = Depth.of(geometry)
     out_per_group = geometry.out_channels // geometry.groups
-    most = min(_MAX_CHANNELS, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
+    stores = _stores(geometry, call)
+    most = _MAX_CHANNELS if stores != "kPixels" else _MAX_CHANNELS_OF_PIXELS
+    most = min(most, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
     for channels in range(WORD_BITS, most + 1, WORD_BITS):
-        for consumers in range(1, WgmmaTile.most_consumers(channels, depth.steps) + 1):
+        for consumers in range(1, _most_consumers(channels, depth.steps, stores) + 1):
             tile = WgmmaTile(channels, consumers)
             memory = Memory.of(geometry, depth, tile, _classes(border))
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
@@ -129,7 +148,7 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
 
 
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
-    if device.capability != CAPABILITY:
+    if device.capability != WITH_WGMMA:
         return "the device has no warpgroup-wide matrix products"
     rows, columns = axes(geometry)
     out_per_group = geometry.out_channels // geometry.groups
@@ -252,11 +271,7 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
     depth = Depth.of(geometry)
     words = word_count(geometry.group_channels)
     masked = geometry.group_channels % WORD_BITS != 0
-    stores = "kPixels"
-    if call.out == "bits" or call.channels_last:
-        # 16-byte stores of 8 channels; the first of a group must be aligned too.
-        aligned = (geometry.out_channels // geometry.groups) % 8 == 0
-        stores = "kWide" if call.out == "bits" or aligned else "kSingle"
+    stores = _stores(geometry, call)
     return Kernel(
         "conv_wgmma.cu",
         (
@@ -271,6 +286,6 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("COPY_WORDS", 1 if masked else math.gcd(4, words, max(1, call.alignment // 4))),
             ("MASKED", int(masked)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
-            ("STORES", stores),
+            ("STORES", "kWide" if stores == "bits" else stores),
         ),
     )

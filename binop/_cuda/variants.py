@@ -1,13 +1,18 @@
-"""Every kernel that the plans can ask for, and compiling them without a device."""
+"""The kernels that the plans can ask for, and compiling them without a device.
+
+Of conv_wgmma, whose geometry is compiled in, only those of common layers.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from binop._cuda import jit
-from binop._cuda.launches import ELEMENT_BYTES, Kernel
+from binop._cuda.conv_call import ConvCall
+from binop._cuda.launches import ELEMENT_BYTES, Device, Kernel
 from binop._cuda.mma_tile import (
     EMULATED_TILES,
     FIRST_EMULATED,
@@ -18,8 +23,12 @@ from binop._cuda.mma_tile import (
 )
 from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
+from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
+from binop.geometry import Conv2dGeometry
 
 _PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})
+# One H200; the plan depends on its size alone.
+_HOPPER = Device(WITH_WGMMA, 132, 232448, 233472)
 _OUTPUTS = ("float16", "bfloat16", "float32", "bits")
 
 
@@ -41,15 +50,34 @@ def kernels() -> Iterator[Kernel]:
             yield fused_kernel(out)
         for tile in TILES:
             yield from _mma_kernels(out, tile)
+    yield from _wgmma_kernels()
 
 
 def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
     return [mma_kernel(out, tile, rows) for rows in ((True,) if out == "bits" else (True, False))]
 
 
+def _wgmma_kernels() -> Iterator[Kernel]:
+    """conv_wgmma is compiled for a geometry: here for the layers of a ResNet and their like."""
+    seen = set()
+    layers = product(((64, 56), (128, 28), (256, 14), (512, 7)), (1, 256), (1, 3), _OUTPUTS)
+    for ((channels, size), batch, kernel, out), last in product(layers, (True, False)):
+        geometry = Conv2dGeometry(
+            batch, channels, size, size, channels, (kernel,) * 2, (1, 1), (kernel // 2,) * 2,
+            (1, 1), 1,
+        )  # fmt: skip
+        call = ConvCall(out, pad_value=0, channels_last=last or out == "bits", alignment=16)
+        planned = plan_wgmma(geometry, call, _HOPPER).kernel
+        if planned not in seen:
+            seen.add(planned)
+            yield planned
+
+
 def runs_on(kernel: Kernel, arch: str) -> bool:
     """Whether a plan for this architecture can ask for the kernel."""
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
+    if kernel.source == "conv_wgmma.cu":
+        return capability == WITH_WGMMA
     if kernel.source != "conv_mma.cu":
         return True
     if capability >= FIRST_EMULATED:

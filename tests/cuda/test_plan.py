@@ -88,8 +88,18 @@ def test_emulated_products_get_tiles_that_fit_the_registers() -> None:
     [
         (layer(64, 8, 64), CALL, TURING, "no 1-bit matrix instructions"),
         (layer(64, 8, 4), CALL, AMPERE_OF_H200_SIZE, "fewer output channels"),
-        (replace(layer(64, 8, 24), groups=2), replace(CALL, out="bits"), AMPERE_OF_H200_SIZE, "share words"),
-        (replace(layer(64, 90, 64), kernel=(33, 33), padding=(7, 8)), CALL, AMPERE_OF_H200_SIZE, "too many taps"),
+        (
+            replace(layer(64, 8, 24), groups=2),
+            replace(CALL, out="bits"),
+            AMPERE_OF_H200_SIZE,
+            "share words",
+        ),
+        (
+            replace(layer(64, 90, 64), kernel=(33, 33), padding=(7, 8)),
+            CALL,
+            AMPERE_OF_H200_SIZE,
+            "too many taps",
+        ),
         (layer(64, 1, 64), CALL, AMPERE_OF_H200_SIZE, "both ends"),
         (replace(layer(2**18, 8, 8, 1), kernel=(3, 3)), CALL, AMPERE_OF_H200_SIZE, "2\\*\\*21"),
         (replace(layer(32, 2**15, 8, 1)), CALL, AMPERE_OF_H200_SIZE, "2\\*\\*30"),
@@ -99,7 +109,12 @@ def test_emulated_products_get_tiles_that_fit_the_registers() -> None:
             AMPERE,
             "shared memory",
         ),
-        (replace(layer(1, 8, 8), padding=(2**30, 1), stride=(2**29, 1)), CALL, AMPERE_OF_H200_SIZE, "2\\*\\*30"),
+        (
+            replace(layer(1, 8, 8), padding=(2**30, 1), stride=(2**29, 1)),
+            CALL,
+            AMPERE_OF_H200_SIZE,
+            "2\\*\\*30",
+        ),
         (
             replace(layer(4096, 1, 8), dilation=(1, 2**22), padding=(1, 2**22)),
             CALL,
@@ -130,7 +145,9 @@ def test_copies_fit_the_words_and_the_address(
 
 def test_padding_that_counts_as_clear_bits_has_no_border() -> None:
     for pad_value, classes in ((-1, 1), (0, 9), (1, 9)):
-        size = sizes(plan(layer(64, 8, 64), replace(CALL, pad_value=pad_value), AMPERE_OF_H200_SIZE))
+        size = sizes(
+            plan(layer(64, 8, 64), replace(CALL, pad_value=pad_value), AMPERE_OF_H200_SIZE)
+        )
         assert size["row_classes"] * size["column_classes"] == classes
 
 
@@ -202,6 +219,7 @@ def test_pack_planes_takes_the_longest_vector(packed: Image, vector: int) -> Non
         ("conv.cuh", "ConvArguments", launches.CONV_POINTERS, launches.CONV_SIZES),
         ("conv_fused.cu", "FusedArguments : ConvArguments", (), launches.FUSED_SIZES),
         ("conv_mma_tile.cuh", "MmaArguments : ConvArguments", (), launches.MMA_SIZES),
+        ("conv_wgmma_tile.cuh", "WgmmaArguments", launches.CONV_POINTERS, launches.WGMMA_SIZES),
     ],
 )
 def test_arguments_have_the_fields_of_the_kernels(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_plan import AMPERE, CALL, AMPERE_OF_H200_SIZE, plan, sizes, tile
+from test_plan import AMPERE, AMPERE_OF_H200_SIZE, CALL, plan, sizes, tile
 
 from binop._cuda import launches
 from binop._cuda.launches import Device

@@ -7,17 +7,27 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
+from test_plan import CALL, layer
 
 from binop._cuda import jit, mma_tile, variants
 from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
+from binop._cuda.plan_wgmma import WgmmaTile, wgmma_kernel
 
 _BIT_PRODUCT = "BMMA.168256.AND.POPC"
+
+
+def _wgmma(out: str, channels: int, kernel: int, tile: WgmmaTile, *, last: bool = True) -> Kernel:
+    geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
+    return wgmma_kernel(geometry, replace(CALL, out=out, channels_last=last), tile)
+
+
 # One of every source and element type, and of every tile and output.
 _CHOSEN = [
     Kernel("unpack.cu", (("ELEMENT", "int8"),)),
@@ -35,6 +45,12 @@ _CHOSEN = [
     mma_kernel("float32", mma_tile.NARROW),
     mma_kernel("bits", mma_tile.MEDIUM),
     mma_kernel("float16", mma_tile.SMALL, rows=False),
+    _wgmma("bits", 64, 3, WgmmaTile(64, 4)),
+    _wgmma("bits", 1024, 3, WgmmaTile(128, 3)),
+    _wgmma("bfloat16", 256, 3, WgmmaTile(256, 2)),
+    _wgmma("float32", 100, 3, WgmmaTile(96, 3)),
+    _wgmma("float16", 256, 1, WgmmaTile(192, 2), last=False),
+    _wgmma("float16", 32, 3, WgmmaTile(32, 1)),
 ]
 
 
@@ -64,10 +80,30 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
         assert compiled.resources.local_bytes == 0, compiled.kernel
         code = _sass(compiled.cubin, tmp_path)
         assert not any(re.search(r"\b(LDL|STL)\b", line) for line in code), compiled.kernel
+        if compiled.kernel.source == "conv_wgmma.cu":
+            continue
         products = [line for line in code if "MMA." in line and "HFMA2" not in line]
         assert bool(products) == (compiled.kernel.source == "conv_mma.cu")
         if arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
             assert all(_BIT_PRODUCT in line for line in products)
+
+
+@pytest.mark.parametrize("kernel", [k for k in _CHOSEN if k.source == "conv_wgmma.cu"])
+def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None:
+    macros = dict(kernel.macros)
+    cubin, log = jit.compile_with_log(kernel, "sm_90a")
+    # C7510 to C7520: the compiler serializes products, or ignores that registers change hands.
+    assert not re.search(r"C75\d\d", log), log
+    code = _sass(cubin, tmp_path)
+    products = [i for i, line in enumerate(code) if "BGMMA" in line]
+    shape = f"BGMMA.64x{macros['TILE_N']}x256.AND.POPC"
+    assert all(shape in code[i] for i in products)
+    between = code[products[0] : products[-1]]
+    assert not any("WARPGROUP" in line for line in between)  # no waiting for a product
+    if int(macros["CONSUMERS"]) > 1:
+        # Registers are handed on from what the block was launched with: fewer would never suffice.
+        launched = 65536 // (128 * (1 + int(macros["CONSUMERS"]))) // 8 * 8
+        assert jit.Resources.of_log(log).registers == launched
 
 
 @pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.LARGE, mma_tile.NARROW])
