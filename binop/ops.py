@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from binop import checks, fake, reference
-from binop.backends import on_cuda
+from binop.backends import on_cpu, on_cuda
 from binop.layout import memory_format
 
 _Op = TypeVar("_Op", bound=Callable[..., Any])
@@ -49,7 +49,8 @@ def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
 
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, on(reference), "CompositeExplicitAutograd")
-        # The CUDA kernels validate once per shape and cache the launch: no wrapper around them.
+        # These backends validate once per shape and cache the call: no wrapper around them.
+        LIBRARY.impl(name, on_cpu(plain_name, on(reference)), "CPU")
         LIBRARY.impl(name, on_cuda(plain_name, on(reference)), "CUDA")
         torch.library.register_fake(f"binop::{name}", on(fake), lib=LIBRARY)
         return function

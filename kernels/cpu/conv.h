@@ -1,0 +1,305 @@
+// The convolution: strips of output pixels times blocks of output channels, in register tiles.
+#pragma once
+
+#include "epilogue.h"
+#include "plan.h"
+
+namespace BINOP_PATH {
+
+constexpr i64 kMostStrip = 56;  // a multiple of the tiles of 4, 7 and 8 pixels
+
+struct Pixel {
+  const u8* at;  // its first tap
+  i64 image;
+  i64 index;  // in the image
+  Axis row;
+  Axis column;
+};
+
+// Where the pixels of a strip lie.
+struct Strip {
+  Pixel pixel[kMostStrip];
+  i64 count;
+
+  Strip(const ConvCall& call, i64 first, i64 pixels) : count(pixels) {
+    const ConvPlan& plan = *call.plan;
+    const i64 bytes = plan.path->layout.element_bytes;
+    const i64 per_image = plan.out_h * plan.out_w;
+    i64 image = first / per_image;
+    i64 index = first - image * per_image;
+    i64 p = index / plan.out_w;
+    i64 q = index - p * plan.out_w;
+    for (i64 i = 0; i < count; ++i) {
+      const i64 element = image * plan.image_pitch + plan.rows[p].offset + plan.columns[q].offset;
+      pixel[i] = {static_cast<const u8*>(call.activations) + element * bytes,
+                  call.first_image + image, index, plan.rows[p], plan.columns[q]};
+      ++index;
+      if (++q < plan.out_w) continue;
+      q = 0;
+      if (++p < plan.out_h) continue;
+      p = index = 0;
+      ++image;
+    }
+  }
+};
+
+template <class Kernel>
+struct Convolution {
+  static constexpr int kBlock = Kernel::kLanes * Kernel::kVectors;
+  static constexpr int kPixels = Kernel::kPixels;
+
+  using Count = void (*)(const ConvPlan&, const u8* const*, i64 rows, const u8* weights, i32*);
+
+  template <int P, int V>
+  static void count(const ConvPlan& plan, const u8* const* pixel, i64 rows, const u8* weights,
+                    i32* totals) {
+    constexpr i64 kBytes = sizeof(typename Kernel::Element);
+    typename Kernel::template Counter<P, V> counter(totals);
+    for (i64 row = 0; row < rows; ++row) {
+      for (i64 run = 0; run < plan.runs; ++run) {
+        counter.run(pixel, (row * plan.row_step + run * plan.run_step) * kBytes, weights,
+                    plan.run_length);
+        weights += plan.run_length * (V * Kernel::kVectorBytes);
+      }
+    }
+    counter.finish();
+  }
+
+  template <int V, int... Pixels>
+  static Count pick(i64 pixels, std::integer_sequence<int, Pixels...>) {
+    static constexpr Count kCounts[] = {&count<Pixels + 1, V>...};
+    return kCounts[pixels - 1];
+  }
+
+  template <int V = Kernel::kVectors>
+  static Count choose(i64 pixels, i64 vectors) {
+    if constexpr (V > 1) {
+      if (vectors < V) return choose<V - 1>(pixels, vectors);
+    }
+    return pick<V>(pixels, std::make_integer_sequence<int, kPixels>());
+  }
+
+  // A block's weights and the sums of their taps.
+  struct Weights {
+    const u8* vectors;
+    i64 row_bytes;  // of one kernel row
+    const i32* sums;
+    i64 channels;
+
+    Weights(const ConvCall& call, const Block& block) {
+      const ConvPlan& plan = *call.plan;
+      const u8* prepared = static_cast<const u8*>(call.prepared);
+      vectors = prepared + block.first_vector * plan.steps * Kernel::kVectorBytes;
+      row_bytes = plan.kernel_w * plan.elements * block.vectors * Kernel::kVectorBytes;
+      channels = block.vectors * Kernel::kLanes;
+      sums = reinterpret_cast<const i32*>(prepared + plan.sums_offset) +
+             (plan.kernel_h + 1) * (plan.kernel_w + 1) * block.first_vector * Kernel::kLanes;
+    }
+
+    // Of the taps above and left of (row, column).
+    const i32* sum(const ConvPlan& plan, i64 row, i64 column) const {
+      return sums + (row * (plan.kernel_w + 1) + column) * channels;
+    }
+
+    // Takes out of the counts what padding added: a clear activation differs from a set weight.
+    void correct(const ConvPlan& plan, const Pixel& pixel, i64 low, i64 high, i32* counts) const {
+      const i32* top = sum(plan, low, plan.kernel_w);
+      const i32* bottom = sum(plan, high, plan.kernel_w);
+      const i32* a = sum(plan, pixel.row.low, pixel.column.low);
+      const i32* b = sum(plan, pixel.row.low, pixel.column.high);
+      const i32* c = sum(plan, pixel.row.high, pixel.column.low);
+      const i32* d = sum(plan, pixel.row.high, pixel.column.high);
+      for (i64 i = 0; i < channels; ++i) {
+        counts[i] -= (bottom[i] - top[i]) - (d[i] - c[i] - b[i] + a[i]);
+      }
+    }
+  };
+
+  // Calls finish(pixel, taps, counts) for every pixel of the strip.
+  template <class Finish>
+  static void for_pixels(const ConvPlan& plan, const Strip& strip, const Block& block,
+                         const Weights& weights, const Finish& finish) {
+    alignas(64) i32 totals[kPixels * kBlock];
+    for (i64 first = 0; first < strip.count; first += plan.tile) {
+      const Pixel* pixel = strip.pixel + first;
+      const i64 pixels = smaller(plan.tile, strip.count - first);
+      i64 low = pixel[0].row.low;
+      i64 high = pixel[0].row.high;
+      for (i64 i = 1; i < pixels; ++i) {
+        low = smaller(low, pixel[i].row.low);
+        high = larger(high, pixel[i].row.high);
+      }
+      const u8* at[kPixels];
+      const i64 skip = (low * plan.row_step + block.group * plan.elements) *
+                       static_cast<i64>(sizeof(typename Kernel::Element));
+      for (i64 i = 0; i < pixels; ++i) at[i] = pixel[i].at + skip;
+      choose(pixels, block.vectors)(plan, at, high - low, weights.vectors + low * weights.row_bytes,
+                                    totals);
+      for (i64 i = 0; i < pixels; ++i) {
+        i32* counts = totals + i * weights.channels;
+        const i64 rows = pixel[i].row.high - pixel[i].row.low;
+        const i64 columns = pixel[i].column.high - pixel[i].column.low;
+        if (rows != high - low || columns != plan.kernel_w) {
+          weights.correct(plan, pixel[i], low, high, counts);
+        }
+        const i64 taps = rows * columns * plan.group_channels;
+        finish(first + i, static_cast<i32>(taps), counts);
+      }
+    }
+  }
+
+  // Channels last: a pixel's channels lie side by side.
+  template <class Real, class Out>
+  static void channels_last(const ConvCall& call, const Strip& strip, const Block& block) {
+    const ConvPlan& plan = *call.plan;
+    const Weights weights(call, block);
+    Scales<Real, kBlock> scales;
+    scales.load(plan, *call.pointers, block);
+    Out* out = static_cast<Out*>(call.pointers->out);
+    for_pixels(plan, strip, block, weights, [&](i64 i, i32 taps, const i32* counts) {
+      const Pixel& pixel = strip.pixel[i];
+      const i64 position = pixel.image * plan.out_h * plan.out_w + pixel.index;
+      alignas(64) Real y[kBlock];
+      scales.apply(counts, taps, static_cast<int>(weights.channels), y);
+      store(out + position * plan.out_channels + block.first_channel, y, block.channels);
+    });
+  }
+
+  // Contiguous: a channel's pixels lie side by side. The block is transposed in the cache.
+  template <class Real, class Out>
+  static void channels_first(const ConvCall& call, const Strip& strip, const Block& block) {
+    const ConvPlan& plan = *call.plan;
+    const Weights weights(call, block);
+    Scales<Real, kBlock> scales;
+    scales.load(plan, *call.pointers, block);
+    alignas(64) Real stage[kMostStrip * kBlock];
+    for_pixels(plan, strip, block, weights, [&](i64 i, i32 taps, const i32* counts) {
+      scales.apply(counts, taps, static_cast<int>(weights.channels), stage + i * kBlock);
+    });
+    Out* out = static_cast<Out*>(call.pointers->out);
+    const i64 per_image = plan.out_h * plan.out_w;
+    for (i64 first = 0; first < strip.count;) {
+      const Pixel& pixel = strip.pixel[first];
+      const i64 count = smaller(strip.count - first, per_image - pixel.index);
+      Out* image = out + (pixel.image * plan.out_channels + block.first_channel) * per_image;
+      put_channels(stage + first * kBlock, count, block.channels, image + pixel.index, per_image);
+      first += count;
+    }
+  }
+
+  template <class Out>
+  static void put_channels(const double* stage, i64 pixels, i64 channels, Out* out, i64 pitch) {
+    for (i64 c = 0; c < channels; ++c) {
+      for (i64 p = 0; p < pixels; ++p) out[c * pitch + p] = stage[p * kBlock + c];
+    }
+  }
+
+  template <class Out>
+  static void put_channels(const float* stage, i64 pixels, i64 channels, Out* out, i64 pitch) {
+    alignas(64) float turned[8 * kMostStrip];
+    for (i64 c = 0; c < channels; c += 8) {
+      i64 p = 0;
+      for (; p + 8 <= pixels; p += 8) {
+        transpose(stage + p * kBlock + c, kBlock, turned + p, kMostStrip);
+      }
+      for (; p < pixels; ++p) {
+        for (int i = 0; i < 8; ++i) turned[i * kMostStrip + p] = stage[p * kBlock + c + i];
+      }
+      const i64 rows = smaller<i64>(8, channels - c);
+      for (i64 i = 0; i < rows; ++i) {
+        store(out + (c + i) * pitch, turned + i * kMostStrip, pixels);
+      }
+    }
+  }
+
+  static void bits(const ConvCall& call, const Strip& strip, const Block& block) {
+    const ConvPlan& plan = *call.plan;
+    const Weights weights(call, block);
+    Thresholds<kBlock> thresholds;
+    thresholds.load(plan, *call.pointers, block);
+    const i64 pitch = divide_up(plan.out_channels, kWordBits);
+    const i64 first_word = block.first_channel / kWordBits;
+    const int shift = static_cast<int>(block.first_channel % kWordBits);
+    for_pixels(plan, strip, block, weights, [&](i64 i, i32 taps, const i32* counts) {
+      const Pixel& pixel = strip.pixel[i];
+      const i64 position = pixel.image * plan.out_h * plan.out_w + pixel.index;
+      u32* out = static_cast<u32*>(call.pointers->out) + position * pitch + first_word;
+      for (i64 w = 0; w * kWordBits < block.channels; ++w) {
+        const i64 left = block.channels - w * kWordBits;
+        u32 word = thresholds.word(counts, taps, w);
+        if (left < kWordBits) word &= tail_mask(left);
+        if (plan.words_apart) {
+          out[w] = word;
+          continue;
+        }
+        out[w] |= word << shift;
+        if (shift != 0 && left > kWordBits - shift) out[w + 1] |= word >> (kWordBits - shift);
+      }
+    });
+  }
+
+  // Blocks that share words set their bits in them one after the other.
+  static void clear_bits(const ConvCall& call, const Strip& strip) {
+    const ConvPlan& plan = *call.plan;
+    const i64 pitch = divide_up(plan.out_channels, kWordBits);
+    for (i64 i = 0; i < strip.count; ++i) {
+      const Pixel& pixel = strip.pixel[i];
+      const i64 position = pixel.image * plan.out_h * plan.out_w + pixel.index;
+      std::memset(static_cast<u32*>(call.pointers->out) + position * pitch, 0,
+                  static_cast<size_t>(pitch) * 4);
+    }
+  }
+
+  template <class Real, class Out>
+  static void floats(const ConvCall& call, const Strip& strip, const Block& block) {
+    if (call.plan->spec.out_channels_last) {
+      channels_last<Real, Out>(call, strip, block);
+    } else {
+      channels_first<Real, Out>(call, strip, block);
+    }
+  }
+
+  static void one(const ConvCall& call, const Strip& strip, const Block& block) {
+    const ConvSpec& spec = call.plan->spec;
+    switch (spec.out_dtype) {
+      case kFloat16:
+        return floats<float, Float16>(call, strip, block);
+      case kBfloat16:
+        return floats<float, Bfloat16>(call, strip, block);
+      case kFloat32:
+        return floats<float, float>(call, strip, block);
+      case kFloat64:
+        if (spec.x.dtype == kFloat64) return floats<double, double>(call, strip, block);
+        return floats<float, double>(call, strip, block);
+      default:
+        return bits(call, strip, block);
+    }
+  }
+
+  static void convolve(const ConvCall& call, i64 part, i64 parts) {
+    const ConvPlan& plan = *call.plan;
+    const i64 pixels = call.images * plan.out_h * plan.out_w;
+    // Blocks that share words of the output stay with one thread.
+    const i64 blocks = plan.words_apart || plan.spec.out_dtype != kBits ? plan.blocks : 1;
+    i64 length = kMostStrip;
+    // Four items a thread at least, if the tiles allow it.
+    while (length > 2 * plan.tile && divide_up(pixels, length) * blocks < 4 * parts) length /= 2;
+    const Share items(divide_up(pixels, length) * blocks, part, parts);
+    for (i64 item = items.begin; item < items.end;) {
+      const i64 index = item / blocks;
+      const i64 end = smaller(items.end, (index + 1) * blocks);
+      const Strip strip(call, index * length, smaller(length, pixels - index * length));
+      if (blocks != plan.blocks) {
+        clear_bits(call, strip);
+        for (i64 b = 0; b < plan.blocks; ++b) one(call, strip, block_at(plan, b));
+      } else {
+        for (i64 b = item % blocks; item + b - item % blocks < end; ++b) {
+          one(call, strip, block_at(plan, b));
+        }
+      }
+      item = end;
+    }
+  }
+};
+
+}  // namespace BINOP_PATH

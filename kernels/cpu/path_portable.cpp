@@ -1,0 +1,14 @@
+// Any processor.
+#define BINOP_PATH portable
+
+#include "vector_portable.h"
+
+#include "path_of.h"
+#include "popcount.h"
+
+static bool runs() { return true; }
+
+// Eight vectors make a word of output bits.
+extern const Path kPortable;
+constexpr Path kPortable =
+    BINOP_PATH::path_of<BINOP_PATH::Popcount<BINOP_PATH::Words, 1, 8>>("portable", runs);

@@ -1,0 +1,150 @@
+// Packed operands in the order in which the convolution reads them: activations with padding
+// around them, weights interleaved over output channels.
+#pragma once
+
+#include "bits.h"
+#include "plan.h"
+
+namespace BINOP_PATH {
+
+template <class Kernel>
+struct Operands {
+  using Element = typename Kernel::Element;
+  static constexpr i64 kBytes = sizeof(Element);
+  static constexpr int kLanes = Kernel::kLanes;
+
+  // Padding counts as a clear bit for -1 and 0 (what 0 adds is taken out again), a set one for +1.
+  static void pad(const ConvPlan& plan, i64 images, void* activations, i64 part, i64 parts) {
+    const i64 top = plan.spec.padding[0];
+    const i64 left = plan.spec.padding[1];
+    if (top == 0 && left == 0) return;
+    const i64 height = plan.height + 2 * top;
+    const i64 width = plan.width + 2 * left;
+    const Share rows(images * height, part, parts);
+    for (i64 index = rows.begin; index < rows.end; ++index) {
+      const i64 row = index % height;
+      Element* at = static_cast<Element*>(activations) + index * plan.row_pitch;
+      if (row < top || row >= top + plan.height) {
+        fill(plan, at, width);
+      } else {
+        fill(plan, at, left);
+        fill(plan, at + (left + plan.width) * plan.pixel_pitch, left);
+      }
+    }
+  }
+
+  static void fill(const ConvPlan& plan, Element* at, i64 pixels) {
+    const i64 count = pixels * plan.pixel_pitch;
+    if (plan.spec.pad_value != 1) {
+      std::memset(at, 0, static_cast<size_t>(count * kBytes));
+      return;
+    }
+    for (i64 i = 0; i < pixels * plan.spec.groups; ++i) {
+      for (i64 w = 0; w < plan.words; ++w) {
+        const u32 word = w + 1 < plan.words ? ~0u : tail_mask(plan.group_channels);
+        put_word(at + i * plan.elements, kBytes, plan.elements, w, word);
+      }
+    }
+  }
+
+  // Packed x, its tails cleared.
+  static void expand(const ConvPlan& plan, const void* packed, i64 first_image, i64 images,
+                     void* activations, i64 part, i64 parts) {
+    pad(plan, images, activations, part, parts);
+    const i64 pixel_words = plan.spec.groups * plan.words;
+    const u32 last = tail_mask(plan.group_channels);
+    const Share rows(images * plan.height, part, parts);
+    for (i64 index = rows.begin; index < rows.end; ++index) {
+      const i64 image = index / plan.height;
+      const i64 row = index - image * plan.height + plan.spec.padding[0];
+      const u32* from = static_cast<const u32*>(packed) +
+                        (first_image * plan.height + index) * plan.width * pixel_words;
+      Element* to = static_cast<Element*>(activations) + image * plan.image_pitch +
+                    row * plan.row_pitch + plan.spec.padding[1] * plan.pixel_pitch;
+      for (i64 i = 0; i < plan.width * plan.spec.groups; ++i, to += plan.elements) {
+        for (i64 w = 0; w < plan.words; ++w) {
+          const u32 word = *from++;
+          put_word(to, kBytes, plan.elements, w, w + 1 < plan.words ? word : word & last);
+        }
+      }
+    }
+  }
+
+  // Packed weights, one block after the other; then the sums of their taps.
+  static void prepare(const ConvPlan& plan, const void* packed, void* prepared, i64 part,
+                      i64 parts) {
+    const Share blocks(plan.blocks, part, parts);
+    for (i64 index = blocks.begin; index < blocks.end; ++index) {
+      const Block block = block_at(plan, index);
+      const u32* filters = static_cast<const u32*>(packed) +
+                           block.first_channel * plan.kernel_h * plan.kernel_w * plan.words;
+      interleave(plan, block, filters, static_cast<u8*>(prepared));
+      if (plan.with_sums) sum_taps(plan, block, filters, static_cast<u8*>(prepared));
+    }
+  }
+
+  static u32 weight(const ConvPlan& plan, const u32* filters, i64 lane, i64 tap, i64 word) {
+    const i64 taps = plan.kernel_h * plan.kernel_w;
+    const u32 bits = filters[(lane * taps + tap) * plan.words + word];
+    return word + 1 < plan.words ? bits : bits & tail_mask(plan.group_channels);
+  }
+
+  static void interleave(const ConvPlan& plan, const Block& block, const u32* filters,
+                         u8* prepared) {
+    const i64 lanes = block.vectors * kLanes;
+    u8* to = prepared + block.first_vector * plan.steps * Kernel::kVectorBytes;
+    u32 column[kLanes * Kernel::kVectors];
+    for (i64 tap = 0; tap < plan.kernel_h * plan.kernel_w; ++tap) {
+      for (i64 w = 0; w < plan.words; ++w) {
+        for (i64 lane = 0; lane < lanes; ++lane) {
+          column[lane] = lane < block.channels ? weight(plan, filters, lane, tap, w) : 0u;
+        }
+        to = put_column(column, lanes, smaller<i64>(8, plan.elements - 8 * w), to);
+      }
+    }
+  }
+
+  // A word of every lane; `steps` of its nibbles where elements are nibbles.
+  static u8* put_column(const u32* column, i64 lanes, i64 steps, u8* to) {
+    if (kBytes == 4) {
+      std::memcpy(to, column, static_cast<size_t>(lanes) * 4);
+      return to + lanes * 4;
+    }
+    for (i64 step = 0; step < steps; ++step) {
+      for (i64 lane = 0; lane < lanes; ++lane) {
+        to[lane] = static_cast<u8>(column[lane] >> (4 * step) & 15u);
+      }
+      to += lanes;
+    }
+    return to;
+  }
+
+  // sums[i][j][lane]: set bits of all taps (row, column) with row < i and column < j.
+  static void sum_taps(const ConvPlan& plan, const Block& block, const u32* filters,
+                       u8* prepared) {
+    const i64 lanes = block.vectors * kLanes;
+    const i64 height = plan.kernel_h + 1;
+    const i64 width = plan.kernel_w + 1;
+    i32* sums = reinterpret_cast<i32*>(prepared + plan.sums_offset) +
+                height * width * block.first_vector * kLanes;
+    for (i64 i = 0; i < height; ++i) {
+      for (i64 j = 0; j < width; ++j) {
+        i32* here = sums + (i * width + j) * lanes;
+        for (i64 lane = 0; lane < lanes; ++lane) {
+          if (i == 0 || j == 0 || lane >= block.channels) {
+            here[lane] = 0;
+            continue;
+          }
+          const i32* above = here - width * lanes;
+          here[lane] = here[lane - lanes] + above[lane] - above[lane - lanes];
+          const i64 tap = (i - 1) * plan.kernel_w + j - 1;
+          for (i64 w = 0; w < plan.words; ++w) {
+            here[lane] += __builtin_popcount(weight(plan, filters, lane, tap, w));
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace BINOP_PATH

@@ -1,0 +1,48 @@
+// Vectors of 512 bits (AVX-512 F, BW, VL).
+#pragma once
+
+#include "vector_avx2.h"
+
+namespace BINOP_PATH {
+
+struct WideBytes {
+  using Vector = __m512i;
+  static constexpr int kBytes = 64;
+
+  static Vector zero() { return _mm512_setzero_si512(); }
+  static Vector load(const void* at) { return _mm512_load_si512(at); }
+  static void store(void* at, Vector v) { _mm512_store_si512(at, v); }
+  static Vector repeat(const u8* table) {
+    return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  }
+  static Vector look_up(Vector table, Vector index) { return _mm512_shuffle_epi8(table, index); }
+  static Vector add_bytes(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
+  static Vector add_shorts(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
+  static Vector high_bytes(Vector a) { return _mm512_srli_epi16(a, 8); }
+
+  static void widen(Vector all, Vector odd, i32* totals, bool first) {
+    Bytes::widen(_mm512_castsi512_si256(all), _mm512_castsi512_si256(odd), totals, first);
+    Bytes::widen(_mm512_extracti64x4_epi64(all, 1), _mm512_extracti64x4_epi64(odd, 1),
+                 totals + 32, first);
+  }
+};
+
+#if defined(BINOP_VPOPCNTDQ)
+struct WideWords {
+  using Vector = __m512i;
+  static constexpr int kLanes = 16;
+  static constexpr int kSteps = 0;  // no limit: the sums are ints
+
+  static Vector zero() { return _mm512_setzero_si512(); }
+  static Vector load(const void* at) { return _mm512_load_si512(at); }
+  static Vector broadcast(const u32* at) { return _mm512_set1_epi32(static_cast<int>(*at)); }
+
+  static Vector count(Vector sum, Vector a, Vector b) {
+    return _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_xor_si512(a, b)));
+  }
+
+  static void widen(Vector sum, i32* totals, bool) { _mm512_store_si512(totals, sum); }
+};
+#endif
+
+}  // namespace BINOP_PATH
