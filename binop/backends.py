@@ -28,15 +28,18 @@ def cpu_obstacle() -> str | None:
     return _cpu.status()
 
 
+# What serves CPU tensors, by op: chosen at the op's first call.
+_cpu_functions: dict[str, Callable[..., Any]] = {}
+
+
 def on_cpu(name: str, fallback: Callable[..., Any]) -> Callable[..., Any]:
     """The op ``name`` for CPU tensors: binop's library, or the fallback after one warning."""
-    chosen: Callable[..., Any] | None = None
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        nonlocal chosen
-        if chosen is None:
-            chosen = _choose_cpu(name, fallback)
-        return chosen(*args, **kwargs)
+        function = _cpu_functions.get(name)
+        if function is None:
+            function = _cpu_functions[name] = _choose_cpu(name, fallback)
+        return function(*args, **kwargs)
 
     return kernel
 
