@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -54,7 +55,7 @@ def _seed() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        reason = _cuda_obstacle(item) or _cpu_obstacle(item)
+        reason = _cuda_obstacle(item) or _cpu_obstacle(item) or _aarch64_obstacle(item)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -79,3 +80,12 @@ def _cpu_obstacle(item: pytest.Item) -> str | None:
     parameters = _parameters(item)
     names = (parameters.get(name) for name in ("cpu_backend", "cpu_path", "device"))
     return next((obstacle(name) for name in names if name in CPU_BACKENDS), None)
+
+
+def _aarch64_obstacle(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("aarch64") is None:
+        return None
+    for tools in (("aarch64-linux-gnu-g++",), ("qemu-aarch64-static", "qemu-aarch64")):
+        if not any(map(shutil.which, tools)):
+            return f"needs {tools[0]} to build for and emulate aarch64"
+    return None

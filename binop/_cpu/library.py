@@ -29,7 +29,7 @@ _SIGNATURES = {
     "binop_cpu_conv": (_I64, [*[_PTR] * 11, _I64]),
     "binop_cpu_pack": (None, [*[_PTR] * 5, _I64]),
     "binop_cpu_unpack": (None, [*[_PTR] * 3, _I64]),
-    "binop_cpu_peak": (ctypes.c_double, [_I64, _I64, _I64]),
+    "binop_cpu_peak": (ctypes.c_double, [_I64] * 4),
 }
 
 

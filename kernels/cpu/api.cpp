@@ -21,7 +21,9 @@ extern const Path kPortable;
 
 const Path* const kPaths[] = {
 #if defined(__x86_64__)
-    &kAvx512Vpopcntdq, &kAvx512, &kAvx2,
+    &kAvx512Vpopcntdq,
+    &kAvx512,
+    &kAvx2,
 #elif defined(__aarch64__)
     &kNeon,
 #endif
@@ -55,8 +57,7 @@ bool clip_pattern(const PackSpec& spec, const void* scale, std::uint64_t* most) 
     *most = common::bit_cast<std::uint64_t>(bound);
     return bound >= 0;
   }
-  const float bound =
-      static_cast<float>(spec.clip) * __builtin_fabsf(static_cast<float>(value));
+  const float bound = static_cast<float>(spec.clip) * __builtin_fabsf(static_cast<float>(value));
   const u32 bits = common::bit_cast<u32>(bound);
   *most = bits;
   if (spec.x.dtype == kBfloat16) *most = bits >> 16;
@@ -91,8 +92,7 @@ PackJob pack_words(const Image& x, const void* data, void* out) {
   return job;
 }
 
-PackJob pack_activations(const ConvPlan& plan, const void* data, i64 first, i64 images,
-                         void* out) {
+PackJob pack_activations(const ConvPlan& plan, const void* data, i64 first, i64 images, void* out) {
   PackJob job{};
   job.x = plan.spec.x;
   job.data = data;
@@ -195,15 +195,14 @@ BINOP_API i64 binop_cpu_prepared_bytes(const ConvPlan* plan) { return plan->prep
 BINOP_API void binop_cpu_prepare(const ConvPlan* plan, const void* packed, void* prepared,
                                  i64 threads) {
   const double seconds = static_cast<double>(plan->prepared_bytes) * 1e-9;
-  run_team(threads_for(seconds, threads), [=](i64 part, i64 parts) {
-    plan->path->prepare(*plan, packed, prepared, part, parts);
-  });
+  run_team(threads_for(seconds, threads),
+           [=](i64 part, i64 parts) { plan->path->prepare(*plan, packed, prepared, part, parts); });
 }
 
 BINOP_API i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* weight,
-                             const void* raw, const void* prepared, void* out,
-                             const void* scale_a, const void* scale_w, const void* bias,
-                             const void* threshold, const void* flip, i64 most_threads) {
+                             const void* raw, const void* prepared, void* out, const void* scale_a,
+                             const void* scale_w, const void* bias, const void* threshold,
+                             const void* flip, i64 most_threads) {
   const ConvPointers pointers = {x,       weight,  raw,  prepared,  out,
                                  scale_a, scale_w, bias, threshold, flip};
   double seconds = plan->seconds;
@@ -211,9 +210,9 @@ BINOP_API i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* we
   const i64 threads = threads_for(seconds, most_threads);
   const i64 image_bytes = plan->image_pitch * plan->path->layout.element_bytes;
   // What one thread reads of a pass's activations stays in its second-level cache.
-  const i64 images =
-      plan->in_place ? plan->batch
-                     : smaller(plan->batch, larger<i64>(1, (threads << 20) / image_bytes));
+  const i64 images = plan->in_place
+                         ? plan->batch
+                         : smaller(plan->batch, larger<i64>(1, (threads << 20) / image_bytes));
   Scratch scratch;
   const i64 activation_bytes = plan->in_place ? 0 : images * image_bytes;
   const bool prepare = prepared == nullptr;
@@ -249,11 +248,14 @@ BINOP_API void binop_cpu_unpack(const UnpackSpec* spec, const void* packed, void
   });
 }
 
-BINOP_API double binop_cpu_peak(i64 path, i64 steps, i64 threads) {
-  double total = 0;
-  run_team(threads, [&](i64 part, i64) {
-    const double done = kPaths[path]->peak(steps);
-    if (part == 0) total = done * static_cast<double>(threads);
+// Operations done by all threads, or 0 where the path has no such way. `usual`: see Path.
+BINOP_API double binop_cpu_peak(i64 path, i64 usual, i64 steps, i64 threads) {
+  const auto peak = usual ? kPaths[path]->usual_peak : kPaths[path]->peak;
+  if (peak == nullptr) return 0;
+  std::atomic<i64> members{0};
+  run_team(threads, [&](i64, i64) {
+    peak(steps);
+    members.fetch_add(1, std::memory_order_relaxed);
   });
-  return total;
+  return static_cast<double>(members.load() * steps) * peak(1);
 }

@@ -33,6 +33,14 @@ struct Lookup {
   static constexpr int kVectors = MostVectors;
   static constexpr int kElementChannels = 4;
 
+  static Vector zero() { return Bytes::zero(); }
+  static Vector weight(const u8* at) { return Bytes::load(at); }
+  // The element of an activation is 16 times its nibble: the offset of its table.
+  static Vector activation(const u8* at) { return Bytes::repeat(kDifferences.of[0] + *at); }
+  static Vector step(Vector sum, Vector table, Vector weight) {
+    return Bytes::add_bytes(sum, Bytes::look_up(table, weight));
+  }
+
   // A step adds up to 4 to a byte, which holds 255; a byte adds up to 252 to a short.
   static constexpr int kSteps = 63;
   static constexpr int kFlushes = 260;
@@ -77,18 +85,17 @@ struct Lookup {
     }
 
     void few(const u8* const* at, i64 begin, const u8* weights, i64 steps) {
+#pragma GCC unroll 2
       for (i64 step = 0; step < steps; ++step) {
         Vector weight[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) weight[v] = Bytes::load(weights + v * kVectorBytes);
+        for (int v = 0; v < V; ++v) weight[v] = Lookup::weight(weights + v * kVectorBytes);
         weights += V * kVectorBytes;
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
-          const Vector table = Bytes::repeat(kDifferences.of[0] + at[p][begin + step]);
+          const Vector table = Lookup::activation(at[p] + begin + step);
 #pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) {
-            sum[p][v] = Bytes::add_bytes(sum[p][v], Bytes::look_up(table, weight[v]));
-          }
+          for (int v = 0; v < V; ++v) sum[p][v] = Lookup::step(sum[p][v], table, weight[v]);
         }
       }
     }
@@ -131,6 +138,26 @@ struct Lookup {
       spill();
     }
   };
+};
+
+// The usual way, for comparison: a population count of the differing bits, nibble by nibble.
+template <class Bytes>
+struct NibbleShuffle {
+  using Vector = typename Bytes::Vector;
+  static constexpr int kVectorBytes = Bytes::kBytes;
+  static constexpr int kLanes = Bytes::kBytes / 4;
+  static constexpr int kElementChannels = kWordBits;
+  using Element = u8;
+
+  static Vector zero() { return Bytes::zero(); }
+  static Vector weight(const u8* at) { return Bytes::load(at); }
+  static Vector activation(const u8* at) { return Bytes::repeat(at); }
+  static Vector step(Vector sum, Vector activation, Vector weight) {
+    const Vector counts = Bytes::repeat(kDifferences.of[0]);
+    const Vector x = Bytes::differ(activation, weight);
+    sum = Bytes::add_bytes(sum, Bytes::look_up(counts, Bytes::low_nibbles(x)));
+    return Bytes::add_bytes(sum, Bytes::look_up(counts, Bytes::high_nibbles(x)));
+  }
 };
 
 }  // namespace BINOP_PATH

@@ -87,8 +87,8 @@ struct Packer {
       planes<1>(from, chunk.count, channels, made);
     }
     for (i64 i = 0; i < chunk.count; ++i) {
-      void* pixel = static_cast<u8*>(job.out) +
-                    (chunk.target[i] + group * job.elements) * job.element_bytes;
+      void* pixel =
+          static_cast<u8*>(job.out) + (chunk.target[i] + group * job.elements) * job.element_bytes;
       put_word(pixel, job.element_bytes, job.elements, word, made[i]);
     }
   }

@@ -40,8 +40,10 @@ struct Path {
                  void* activations, i64 part, i64 parts);
   void (*prepare)(const ConvPlan&, const void* packed, void* prepared, i64 part, i64 parts);
   void (*convolve)(const ConvCall&, i64 part, i64 parts);
-  // Runs about `steps` times the innermost instructions on registers; operations done.
+  // Runs the innermost instructions `steps` times: operations done. And those of the usual way to
+  // count bits, where the path has a better one.
   double (*peak)(i64 steps);
+  double (*usual_peak)(i64 steps);
 };
 
 // Best first.

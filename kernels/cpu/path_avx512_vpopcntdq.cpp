@@ -1,15 +1,14 @@
 // AVX-512 with VPOPCNTDQ: Ice Lake, Zen 4 and newer.
 #if defined(__x86_64__)
 #define BINOP_PATH avx512_vpopcntdq
-#define BINOP_TARGET \
-  "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,f16c,bmi,bmi2,popcnt"
+#define BINOP_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,f16c,bmi,bmi2,popcnt"
 #define BINOP_VPOPCNTDQ
+// clang-format off: the target first, then its vectors, then what is built on them
 #include "target_begin.h"
-
 #include "vector_avx512.h"
-
-#include "path_of.h"
 #include "popcount.h"
+#include "path_of.h"
+// clang-format on
 
 static bool runs() {
   return __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
@@ -21,7 +20,7 @@ static bool runs() {
 extern const Path kAvx512Vpopcntdq;
 constexpr Path kAvx512Vpopcntdq =
     BINOP_PATH::path_of<BINOP_PATH::Popcount<BINOP_PATH::WideWords, 8, 2>>("avx512_vpopcntdq",
-                                                                          runs);
+                                                                           runs);
 
 #include "target_end.h"
 #endif

@@ -54,8 +54,7 @@ inline Block block_at(const ConvPlan& plan, i64 index) {
   const i64 vectors = left < layout.vectors ? left : layout.vectors;
   const i64 channel = first * layout.lanes;
   const i64 rest = plan.group_outputs - channel;
-  return {group, vectors, group * plan.group_vectors + first,
-          group * plan.group_outputs + channel,
+  return {group, vectors, group * plan.group_vectors + first, group * plan.group_outputs + channel,
           rest < vectors * layout.lanes ? rest : vectors * layout.lanes};
 }
 

@@ -14,10 +14,18 @@ struct Popcount {
   static constexpr int kPixels = MostPixels;
   static constexpr int kVectors = MostVectors;
   static constexpr int kElementChannels = kWordBits;
+  using Vector = typename Words::Vector;
+
+  static Vector zero() { return Words::zero(); }
+  static Vector weight(const u8* at) { return Words::load(at); }
+  static Vector activation(const u32* at) { return Words::broadcast(at); }
+  static Vector step(Vector sum, Vector activation, Vector weight) {
+    return Words::count(sum, activation, weight);
+  }
 
   template <int P, int V>
   struct Counter {
-    typename Words::Vector sum[P][V];
+    Vector sum[P][V];
     i32* totals;
     int room = Words::kSteps;
     bool first = true;
@@ -56,15 +64,15 @@ struct Popcount {
 
     void few(const u32* const* at, i64 begin, const u8* weights, i64 steps) {
       for (i64 step = 0; step < steps; ++step) {
-        typename Words::Vector weight[V];
+        Vector weight[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) weight[v] = Words::load(weights + v * kVectorBytes);
+        for (int v = 0; v < V; ++v) weight[v] = Popcount::weight(weights + v * kVectorBytes);
         weights += V * kVectorBytes;
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
-          const typename Words::Vector activation = Words::broadcast(at[p] + begin + step);
+          const Vector activation = Popcount::activation(at[p] + begin + step);
 #pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) sum[p][v] = Words::count(sum[p][v], activation, weight[v]);
+          for (int v = 0; v < V; ++v) sum[p][v] = Popcount::step(sum[p][v], activation, weight[v]);
         }
       }
     }

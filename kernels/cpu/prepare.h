@@ -120,8 +120,7 @@ struct Operands {
   }
 
   // sums[i][j][lane]: set bits of all taps (row, column) with row < i and column < j.
-  static void sum_taps(const ConvPlan& plan, const Block& block, const u32* filters,
-                       u8* prepared) {
+  static void sum_taps(const ConvPlan& plan, const Block& block, const u32* filters, u8* prepared) {
     const i64 lanes = block.vectors * kLanes;
     const i64 height = plan.kernel_h + 1;
     const i64 width = plan.kernel_w + 1;

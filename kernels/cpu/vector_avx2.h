@@ -22,6 +22,9 @@ struct Bytes {
   static Vector add_bytes(Vector a, Vector b) { return _mm256_add_epi8(a, b); }
   static Vector add_shorts(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
   static Vector high_bytes(Vector a) { return _mm256_srli_epi16(a, 8); }
+  static Vector differ(Vector a, Vector b) { return _mm256_xor_si256(a, b); }
+  static Vector low_nibbles(Vector a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+  static Vector high_nibbles(Vector a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
 
   // The sums of 32 channels (of the even ones in the low bytes of `all`, and in `odd`) as ints.
   static void widen(Vector all, Vector odd, i32* totals, bool first) {
@@ -42,9 +45,7 @@ struct Bytes {
 };
 
 // 32 elements of one flag byte, short or int each (all ones or zero) as a word of bits.
-inline u32 word_of_bytes(__m256i flags) {
-  return static_cast<u32>(_mm256_movemask_epi8(flags));
-}
+inline u32 word_of_bytes(__m256i flags) { return static_cast<u32>(_mm256_movemask_epi8(flags)); }
 
 inline __m256i passes(const u8* at, const Predicate& predicate) {
   const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
@@ -97,8 +98,7 @@ inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
   for (int i = 0; i < 4; ++i) {
     const __m256i total = _mm256_load_si256(reinterpret_cast<const __m256i*>(totals + 8 * i));
     const __m256i dot = _mm256_sub_epi32(from, _mm256_slli_epi32(total, 1));
-    const __m256i least =
-        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(threshold + 8 * i));
+    const __m256i least = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(threshold + 8 * i));
     const __m256 below = _mm256_castsi256_ps(_mm256_cmpgt_epi32(least, dot));
     word |= static_cast<u32>(_mm256_movemask_ps(below)) << (8 * i);
   }

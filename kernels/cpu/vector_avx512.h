@@ -19,11 +19,14 @@ struct WideBytes {
   static Vector add_bytes(Vector a, Vector b) { return _mm512_add_epi8(a, b); }
   static Vector add_shorts(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
   static Vector high_bytes(Vector a) { return _mm512_srli_epi16(a, 8); }
+  static Vector differ(Vector a, Vector b) { return _mm512_xor_si512(a, b); }
+  static Vector low_nibbles(Vector a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+  static Vector high_nibbles(Vector a) { return low_nibbles(_mm512_srli_epi16(a, 4)); }
 
   static void widen(Vector all, Vector odd, i32* totals, bool first) {
     Bytes::widen(_mm512_castsi512_si256(all), _mm512_castsi512_si256(odd), totals, first);
-    Bytes::widen(_mm512_extracti64x4_epi64(all, 1), _mm512_extracti64x4_epi64(odd, 1),
-                 totals + 32, first);
+    Bytes::widen(_mm512_extracti64x4_epi64(all, 1), _mm512_extracti64x4_epi64(odd, 1), totals + 32,
+                 first);
   }
 };
 
