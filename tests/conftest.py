@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 
@@ -55,7 +56,8 @@ def _seed() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        reason = _cuda_obstacle(item) or _cpu_obstacle(item) or _aarch64_obstacle(item)
+        obstacles = (_cuda_obstacle, _cpu_obstacle, _aarch64_obstacle, _x86_code_obstacle)
+        reason = next(filter(None, (why(item) for why in obstacles)), None)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
@@ -89,3 +91,11 @@ def _aarch64_obstacle(item: pytest.Item) -> str | None:
         if not any(map(shutil.which, tools)):
             return f"needs {tools[0]} to build for and emulate aarch64"
     return None
+
+
+def _x86_code_obstacle(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("x86_code") is None:
+        return None
+    if platform.machine() != "x86_64":
+        return "reads machine code of x86-64"
+    return None if shutil.which("objdump") else "needs objdump to read machine code"
