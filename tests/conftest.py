@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -20,15 +21,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests of a device run on each; those marked ``every_backend`` on all that serves the CPU."""
-    if "device" in metafunc.fixturenames:
-        every = metafunc.definition.get_closest_marker("every_backend") is not None
-        cuda = pytest.param("cuda", marks=pytest.mark.cuda)
-        metafunc.parametrize("device", [*(CPU_BACKENDS if every else ["cpu"]), cuda], indirect=True)
+    marks = list(metafunc.definition.iter_markers("parametrize"))
+    if "device" not in metafunc.fixturenames or any("device" in mark.args[0] for mark in marks):
+        return
+    every = metafunc.definition.get_closest_marker("every_backend") is not None
+    cuda = pytest.param("cuda", marks=pytest.mark.cuda)
+    metafunc.parametrize("device", [*(CPU_BACKENDS if every else ["cpu"]), cuda], indirect=True)
 
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param in ("cpu", "cuda"):
+    if request.param not in CPU_BACKENDS:
         yield request.param
         return
     with serve_cpu_by(request.param):
@@ -56,7 +59,13 @@ def _seed() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        obstacles = (_cuda_obstacle, _cpu_obstacle, _aarch64_obstacle, _x86_code_obstacle)
+        obstacles = (
+            _cuda_obstacle,
+            _cpu_obstacle,
+            _aarch64_obstacle,
+            _code_obstacle,
+            _peer_obstacle,
+        )
         reason = next(filter(None, (why(item) for why in obstacles)), None)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -93,9 +102,18 @@ def _aarch64_obstacle(item: pytest.Item) -> str | None:
     return None
 
 
-def _x86_code_obstacle(item: pytest.Item) -> str | None:
+def _code_obstacle(item: pytest.Item) -> str | None:
     if item.get_closest_marker("x86_code") is None:
         return None
     if platform.machine() != "x86_64":
         return "reads machine code of x86-64"
     return None if shutil.which("objdump") else "needs objdump to read machine code"
+
+
+def _peer_obstacle(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("openvino") is None or importlib.util.find_spec("openvino"):
+        return None
+    return "OpenVINO is not installed"
+
+
+_OBSTACLES = (_cuda_obstacle, _cpu_obstacle, _aarch64_obstacle, _code_obstacle, _peer_obstacle)

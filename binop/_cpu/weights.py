@@ -61,4 +61,3 @@ def forget() -> None:
     """Frees all that is kept."""
     with _lock:
         _kept.clear()
-

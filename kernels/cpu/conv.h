@@ -119,7 +119,8 @@ struct Convolution {
   template <class Finish>
   static void for_pixels(const ConvPlan& plan, const Strip& strip, const Block& block,
                          const Weights& weights, const Finish& finish) {
-    alignas(64) i32 totals[kPixels * kBlock];
+    // Zero: a word of output bits is made of 32 counts, also where a block has fewer.
+    alignas(64) i32 totals[kPixels * kBlock] = {};
     for (i64 first = 0; first < strip.count; first += plan.tile) {
       const Pixel* pixel = strip.pixel + first;
       const i64 pixels = smaller(plan.tile, strip.count - first);

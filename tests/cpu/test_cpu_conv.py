@@ -86,9 +86,7 @@ def test_packed(case: Case, pad_value: int) -> None:
 
 
 @each_pad_value
-@pytest.mark.parametrize(
-    "case", [*SHAPES, *CASES], ids=lambda case: f"{case.name}-{case.c}"
-)
+@pytest.mark.parametrize("case", [*SHAPES, *CASES], ids=lambda case: f"{case.name}-{case.c}")
 def test_threshold(case: Case, pad_value: int) -> None:
     if not can_pack(case):
         case = replace(case, c=32 * case.groups)
@@ -130,7 +128,12 @@ def threads(count: int) -> Iterator[None]:
 def test_layers_on_threads(count: int) -> None:
     """Large enough for a team, for several passes over the batch, and for rests of both."""
     with threads(count):
-        for c, o, size, n in ((64, 64, 56, 1), (128, 100, 28, 4), (512, 512, 7, 1), (512, 4, 56, 7)):
+        for c, o, size, n in (
+            (64, 64, 56, 1),
+            (128, 100, 28, 4),
+            (512, 512, 7, 1),
+            (512, 4, 56, 7),
+        ):
             case = Case("", c, o, h=size, w=size, n=n)
             x, weight = packed_operands(case)
             one = torch.ones(1)

@@ -110,8 +110,11 @@ def test_a_file_that_is_no_library_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_installing_without_a_compiler_succeeds(tmp_path: Path) -> None:
     """As an installer runs it; the compiler that it is told to use does not exist."""
     done = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path / "lib")]
-        + ["--build-temp", str(tmp_path / "temp")],
+        [
+            *(sys.executable, "setup.py", "build_ext"),
+            *("--build-lib", str(tmp_path / "lib")),
+            *("--build-temp", str(tmp_path / "temp")),
+        ],
         capture_output=True,
         text=True,
         check=False,

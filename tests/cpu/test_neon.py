@@ -38,8 +38,12 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     program = tmp_path_factory.mktemp("aarch64") / "run_specs"
     sources = [*sorted((ROOT / "kernels/cpu").glob("*.cpp")), ROOT / "tests/cpu/run_specs.cpp"]
     subprocess.run(
-        ["aarch64-linux-gnu-g++", "-std=c++17", "-O2", "-fopenmp", "-ffp-contract=off", "-static"]
-        + ["-Wall", "-Wextra", f"-I{ROOT / 'kernels/cpu'}", *map(str, sources), "-o", str(program)],
+        [
+            *("aarch64-linux-gnu-g++", "-std=c++17", "-O2", "-fopenmp", "-ffp-contract=off"),
+            *("-static", "-Wall", "-Wextra", f"-I{ROOT / 'kernels/cpu'}"),
+            *map(str, sources),
+            *("-o", str(program)),
+        ],
         check=True,
     )
     return [shutil.which("qemu-aarch64-static") or "qemu-aarch64", str(program)]
