@@ -32,6 +32,13 @@ def cpu_obstacle() -> str | None:
 _cpu_functions: dict[str, Callable[..., Any]] = {}
 
 
+def cpu_function(name: str) -> Callable[..., Any] | None:
+    """The function of binop's library that serves an op; None without it, or before its first
+    call."""
+    function = _cpu_functions.get(name)
+    return function if function is not None and cpu_obstacle() is None else None
+
+
 def on_cpu(name: str, fallback: Callable[..., Any]) -> Callable[..., Any]:
     """The op ``name`` for CPU tensors: binop's library, or the fallback after one warning."""
 
