@@ -39,15 +39,28 @@ inline u64 nibbles(u32 word) {
   return spread << 4;
 }
 
-// Puts word `index` of a group's channels at its pixel.
-inline void put_word(void* pixel, i64 element_bytes, i64 elements, i64 index, u32 word) {
-  if (element_bytes == 4) {
-    static_cast<u32*>(pixel)[index] = word;
-    return;
+// Where a word of 32 channels goes: to a word, or to up to 8 nibbles.
+struct Target {
+  i64 element_bytes;
+  i64 steps;  // nibbles of this word
+
+  Target(i64 bytes, i64 elements, i64 word)
+      : element_bytes(bytes), steps(smaller<i64>(8, elements - 8 * word)) {}
+
+  i64 bytes_before(i64 word) const { return word * (element_bytes == 4 ? 4 : 8); }
+
+  void put(void* at, u32 word) const {
+    if (element_bytes == 4) {
+      std::memcpy(at, &word, 4);
+      return;
+    }
+    const u64 spread = nibbles(word);
+    if (steps == 8) {
+      std::memcpy(at, &spread, 8);
+    } else {
+      for (i64 i = 0; i < steps; ++i) static_cast<u8*>(at)[i] = static_cast<u8>(spread >> 8 * i);
+    }
   }
-  const u64 spread = nibbles(word);
-  std::memcpy(static_cast<u8*>(pixel) + 8 * index, &spread,
-              static_cast<size_t>(smaller<i64>(8, elements - 8 * index)));
-}
+};
 
 }  // namespace BINOP_PATH

@@ -8,17 +8,28 @@ namespace BINOP_PATH {
 
 constexpr i64 kMostStrip = 56;  // a multiple of the tiles of 4, 7 and 8 pixels
 
+// An output pixel: where it reads and writes, and which of its taps count.
 struct Pixel {
   const u8* at;  // its first tap
   i64 image;
-  i64 index;  // in the image
-  Axis row;
-  Axis column;
+  i64 index;     // in the image
+  i64 position;  // in the output
+  const Axis* row;
+  const Axis* column;
+  i32 taps;        // that count, times channels
+  bool corrected;  // its tile reads padding that must not count
 };
 
-// Where the pixels of a strip lie.
+// The kernel rows that a tile reads: those that count for any of its pixels.
+struct Rows {
+  i64 low;
+  i64 high;
+};
+
+// Everything about the pixels of a strip that its blocks share.
 struct Strip {
   Pixel pixel[kMostStrip];
+  Rows rows[kMostStrip];  // of each tile
   i64 count;
 
   Strip(const ConvCall& call, i64 first, i64 pixels) : count(pixels) {
@@ -30,15 +41,41 @@ struct Strip {
     i64 p = index / plan.out_w;
     i64 q = index - p * plan.out_w;
     for (i64 i = 0; i < count; ++i) {
-      const i64 element = image * plan.image_pitch + plan.rows[p].offset + plan.columns[q].offset;
+      const Axis& row = plan.rows[p];
+      const Axis& column = plan.columns[q];
+      const i64 element = image * plan.image_pitch + row.offset + column.offset;
+      const i64 taps = (row.high - row.low) * (column.high - column.low) * plan.group_channels;
+      const i64 output = call.first_image + image;
       pixel[i] = {static_cast<const u8*>(call.activations) + element * bytes,
-                  call.first_image + image, index, plan.rows[p], plan.columns[q]};
+                  output,
+                  index,
+                  output * per_image + index,
+                  &row,
+                  &column,
+                  static_cast<i32>(taps),
+                  false};
       ++index;
       if (++q < plan.out_w) continue;
       q = 0;
       if (++p < plan.out_h) continue;
       p = index = 0;
       ++image;
+    }
+    for (i64 tile = 0; tile * plan.tile < count; ++tile) join_rows(plan, tile);
+  }
+
+  void join_rows(const ConvPlan& plan, i64 tile) {
+    Pixel* first = pixel + tile * plan.tile;
+    const i64 pixels = smaller(plan.tile, count - tile * plan.tile);
+    Rows all = {first->row->low, first->row->high};
+    for (i64 i = 1; i < pixels; ++i) {
+      all.low = smaller(all.low, first[i].row->low);
+      all.high = larger(all.high, first[i].row->high);
+    }
+    rows[tile] = all;
+    for (i64 i = 0; i < pixels; ++i) {
+      first[i].corrected = first[i].row->low != all.low || first[i].row->high != all.high ||
+                           first[i].column->high - first[i].column->low != plan.kernel_w;
     }
   }
 };
@@ -102,49 +139,42 @@ struct Convolution {
     }
 
     // Takes out of the counts what padding added: a clear activation differs from a set weight.
-    void correct(const ConvPlan& plan, const Pixel& pixel, i64 low, i64 high, i32* counts) const {
-      const i32* top = sum(plan, low, plan.kernel_w);
-      const i32* bottom = sum(plan, high, plan.kernel_w);
-      const i32* a = sum(plan, pixel.row.low, pixel.column.low);
-      const i32* b = sum(plan, pixel.row.low, pixel.column.high);
-      const i32* c = sum(plan, pixel.row.high, pixel.column.low);
-      const i32* d = sum(plan, pixel.row.high, pixel.column.high);
+    void correct(const ConvPlan& plan, const Pixel& pixel, const Rows& rows, i32* counts) const {
+      const i32* top = sum(plan, rows.low, plan.kernel_w);
+      const i32* bottom = sum(plan, rows.high, plan.kernel_w);
+      const i32* a = sum(plan, pixel.row->low, pixel.column->low);
+      const i32* b = sum(plan, pixel.row->low, pixel.column->high);
+      const i32* c = sum(plan, pixel.row->high, pixel.column->low);
+      const i32* d = sum(plan, pixel.row->high, pixel.column->high);
       for (i64 i = 0; i < channels; ++i) {
         counts[i] -= (bottom[i] - top[i]) - (d[i] - c[i] - b[i] + a[i]);
       }
     }
   };
 
-  // Calls finish(pixel, taps, counts) for every pixel of the strip.
+  // Calls finish(index in the strip, pixel, counts) for every pixel.
   template <class Finish>
   static void for_pixels(const ConvPlan& plan, const Strip& strip, const Block& block,
                          const Weights& weights, const Finish& finish) {
     // Zero: a word of output bits is made of 32 counts, also where a block has fewer.
     alignas(64) i32 totals[kPixels * kBlock] = {};
-    for (i64 first = 0; first < strip.count; first += plan.tile) {
+    Count count = choose(plan.tile, block.vectors);
+    const i64 group = block.group * plan.elements;
+    const Rows* rows = strip.rows;
+    for (i64 first = 0; first < strip.count; first += plan.tile, ++rows) {
       const Pixel* pixel = strip.pixel + first;
       const i64 pixels = smaller(plan.tile, strip.count - first);
-      i64 low = pixel[0].row.low;
-      i64 high = pixel[0].row.high;
-      for (i64 i = 1; i < pixels; ++i) {
-        low = smaller(low, pixel[i].row.low);
-        high = larger(high, pixel[i].row.high);
-      }
+      if (pixels < plan.tile) count = choose(pixels, block.vectors);
       const u8* at[kPixels];
-      const i64 skip = (low * plan.row_step + block.group * plan.elements) *
-                       static_cast<i64>(sizeof(typename Kernel::Element));
+      const i64 skip =
+          (rows->low * plan.row_step + group) * static_cast<i64>(sizeof(typename Kernel::Element));
       for (i64 i = 0; i < pixels; ++i) at[i] = pixel[i].at + skip;
-      choose(pixels, block.vectors)(plan, at, high - low, weights.vectors + low * weights.row_bytes,
-                                    totals);
-      for (i64 i = 0; i < pixels; ++i) {
-        i32* counts = totals + i * weights.channels;
-        const i64 rows = pixel[i].row.high - pixel[i].row.low;
-        const i64 columns = pixel[i].column.high - pixel[i].column.low;
-        if (rows != high - low || columns != plan.kernel_w) {
-          weights.correct(plan, pixel[i], low, high, counts);
-        }
-        const i64 taps = rows * columns * plan.group_channels;
-        finish(first + i, static_cast<i32>(taps), counts);
+      count(plan, at, rows->high - rows->low, weights.vectors + rows->low * weights.row_bytes,
+            totals);
+      i32* counts = totals;
+      for (i64 i = 0; i < pixels; ++i, counts += weights.channels) {
+        if (pixel[i].corrected) weights.correct(plan, pixel[i], *rows, counts);
+        finish(first + i, pixel[i], counts);
       }
     }
   }
@@ -157,12 +187,10 @@ struct Convolution {
     Scales<Real, kBlock> scales;
     scales.load(plan, *call.pointers, block);
     Out* out = static_cast<Out*>(call.pointers->out);
-    for_pixels(plan, strip, block, weights, [&](i64 i, i32 taps, const i32* counts) {
-      const Pixel& pixel = strip.pixel[i];
-      const i64 position = pixel.image * plan.out_h * plan.out_w + pixel.index;
+    for_pixels(plan, strip, block, weights, [&](i64, const Pixel& pixel, const i32* counts) {
       alignas(64) Real y[kBlock];
-      scales.apply(counts, taps, static_cast<int>(weights.channels), y);
-      store(out + position * plan.out_channels + block.first_channel, y, block.channels);
+      scales.apply(counts, pixel.taps, static_cast<int>(weights.channels), y);
+      store(out + pixel.position * plan.out_channels + block.first_channel, y, block.channels);
     });
   }
 
@@ -174,8 +202,8 @@ struct Convolution {
     Scales<Real, kBlock> scales;
     scales.load(plan, *call.pointers, block);
     alignas(64) Real stage[kMostStrip * kBlock];
-    for_pixels(plan, strip, block, weights, [&](i64 i, i32 taps, const i32* counts) {
-      scales.apply(counts, taps, static_cast<int>(weights.channels), stage + i * kBlock);
+    for_pixels(plan, strip, block, weights, [&](i64 i, const Pixel& pixel, const i32* counts) {
+      scales.apply(counts, pixel.taps, static_cast<int>(weights.channels), stage + i * kBlock);
     });
     Out* out = static_cast<Out*>(call.pointers->out);
     const i64 per_image = plan.out_h * plan.out_w;
@@ -221,13 +249,11 @@ struct Convolution {
     const i64 pitch = divide_up(plan.out_channels, kWordBits);
     const i64 first_word = block.first_channel / kWordBits;
     const int shift = static_cast<int>(block.first_channel % kWordBits);
-    for_pixels(plan, strip, block, weights, [&](i64 i, i32 taps, const i32* counts) {
-      const Pixel& pixel = strip.pixel[i];
-      const i64 position = pixel.image * plan.out_h * plan.out_w + pixel.index;
-      u32* out = static_cast<u32*>(call.pointers->out) + position * pitch + first_word;
+    for_pixels(plan, strip, block, weights, [&](i64, const Pixel& pixel, const i32* counts) {
+      u32* out = static_cast<u32*>(call.pointers->out) + pixel.position * pitch + first_word;
       for (i64 w = 0; w * kWordBits < block.channels; ++w) {
         const i64 left = block.channels - w * kWordBits;
-        u32 word = thresholds.word(counts, taps, w);
+        u32 word = thresholds.word(counts, pixel.taps, w);
         if (left < kWordBits) word &= tail_mask(left);
         if (plan.words_apart) {
           out[w] = word;
@@ -244,9 +270,7 @@ struct Convolution {
     const ConvPlan& plan = *call.plan;
     const i64 pitch = divide_up(plan.out_channels, kWordBits);
     for (i64 i = 0; i < strip.count; ++i) {
-      const Pixel& pixel = strip.pixel[i];
-      const i64 position = pixel.image * plan.out_h * plan.out_w + pixel.index;
-      std::memset(static_cast<u32*>(call.pointers->out) + position * pitch, 0,
+      std::memset(static_cast<u32*>(call.pointers->out) + strip.pixel[i].position * pitch, 0,
                   static_cast<size_t>(pitch) * 4);
     }
   }

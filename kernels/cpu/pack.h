@@ -6,14 +6,14 @@
 
 namespace BINOP_PATH {
 
-// Pixels whose words are made together: a plane's values fill whole cache lines.
-constexpr int kChunk = 32;
+// Pixels whose words are made together: enough for the prefetcher to follow each of 32 planes.
+constexpr int kChunk = 64;
 
 // A run of pixels that are equally far apart in memory, at most kChunk of them.
 struct Chunk {
   i64 source;  // element of the first pixel and channel 0
   i64 count;
-  i64 target[kChunk];  // element of each pixel in the output
+  i64 target[kChunk];  // byte of each pixel in the output
 };
 
 template <class Bits>
@@ -62,7 +62,7 @@ struct Packer {
     i64 w = rows_join ? first - h * width : first;
     const i64 origin = image * job.image_pitch;
     for (i64 i = 0; i < chunk.count; ++i) {
-      chunk.target[i] = origin + h * job.row_pitch + w * job.pixel_pitch;
+      chunk.target[i] = (origin + h * job.row_pitch + w * job.pixel_pitch) * job.element_bytes;
       if (++w == width) w = 0, ++h;
     }
   }
@@ -86,11 +86,10 @@ struct Packer {
     } else {
       planes<1>(from, chunk.count, channels, made);
     }
-    for (i64 i = 0; i < chunk.count; ++i) {
-      void* pixel =
-          static_cast<u8*>(job.out) + (chunk.target[i] + group * job.elements) * job.element_bytes;
-      put_word(pixel, job.element_bytes, job.elements, word, made[i]);
-    }
+    const Target target(job.element_bytes, job.elements, word);
+    u8* out = static_cast<u8*>(job.out) + group * job.elements * job.element_bytes +
+              target.bytes_before(word);
+    for (i64 i = 0; i < chunk.count; ++i) target.put(out + chunk.target[i], made[i]);
   }
 
   // The channels of a pixel lie side by side.

@@ -39,10 +39,12 @@ struct Operands {
       std::memset(at, 0, static_cast<size_t>(count * kBytes));
       return;
     }
-    for (i64 i = 0; i < pixels * plan.spec.groups; ++i) {
-      for (i64 w = 0; w < plan.words; ++w) {
-        const u32 word = w + 1 < plan.words ? ~0u : tail_mask(plan.group_channels);
-        put_word(at + i * plan.elements, kBytes, plan.elements, w, word);
+    for (i64 w = 0; w < plan.words; ++w) {
+      const Target target(kBytes, plan.elements, w);
+      const u32 word = w + 1 < plan.words ? ~0u : tail_mask(plan.group_channels);
+      u8* to = reinterpret_cast<u8*>(at) + target.bytes_before(w);
+      for (i64 i = 0; i < pixels * plan.spec.groups; ++i) {
+        target.put(to + i * plan.elements * kBytes, word);
       }
     }
   }
@@ -51,21 +53,43 @@ struct Operands {
   static void expand(const ConvPlan& plan, const void* packed, i64 first_image, i64 images,
                      void* activations, i64 part, i64 parts) {
     pad(plan, images, activations, part, parts);
-    const i64 pixel_words = plan.spec.groups * plan.words;
-    const u32 last = tail_mask(plan.group_channels);
+    const i64 groups = plan.width * plan.spec.groups;  // of a row
     const Share rows(images * plan.height, part, parts);
     for (i64 index = rows.begin; index < rows.end; ++index) {
       const i64 image = index / plan.height;
       const i64 row = index - image * plan.height + plan.spec.padding[0];
       const u32* from = static_cast<const u32*>(packed) +
-                        (first_image * plan.height + index) * plan.width * pixel_words;
+                        (first_image * plan.height + index) * groups * plan.words;
       Element* to = static_cast<Element*>(activations) + image * plan.image_pitch +
                     row * plan.row_pitch + plan.spec.padding[1] * plan.pixel_pitch;
-      for (i64 i = 0; i < plan.width * plan.spec.groups; ++i, to += plan.elements) {
-        for (i64 w = 0; w < plan.words; ++w) {
-          const u32 word = *from++;
-          put_word(to, kBytes, plan.elements, w, w + 1 < plan.words ? word : word & last);
-        }
+      if (plan.group_channels % kWordBits == 0) {
+        expand_words(from, groups * plan.words, to);
+      } else {
+        expand_groups(plan, from, groups, to);
+      }
+    }
+  }
+
+  static void expand_words(const u32* from, i64 words, void* to) {
+    if (kBytes == 4) {
+      std::memcpy(to, from, static_cast<size_t>(words) * 4);
+      return;
+    }
+    u8* bytes = static_cast<u8*>(to);
+    for (i64 i = 0; i < words; ++i) {
+      const u64 spread = nibbles(from[i]);
+      std::memcpy(bytes + 8 * i, &spread, 8);
+    }
+  }
+
+  // With a tail in every group's last word.
+  static void expand_groups(const ConvPlan& plan, const u32* from, i64 groups, Element* to) {
+    for (i64 w = 0; w < plan.words; ++w) {
+      const Target target(kBytes, plan.elements, w);
+      const u32 kept = w + 1 < plan.words ? ~0u : tail_mask(plan.group_channels);
+      u8* bytes = reinterpret_cast<u8*>(to) + target.bytes_before(w);
+      for (i64 i = 0; i < groups; ++i) {
+        target.put(bytes + i * plan.elements * kBytes, from[i * plan.words + w] & kept);
       }
     }
   }

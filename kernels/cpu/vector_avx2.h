@@ -91,6 +91,7 @@ inline u32 full_word(const u32* at, const Predicate& predicate) {
   return word;
 }
 
+#if !defined(BINOP_AVX512)
 // Bit i: base - 2 * totals[i] >= threshold[i].
 inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
   u32 word = 0;
@@ -104,6 +105,7 @@ inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
   }
   return ~word;
 }
+#endif
 
 // Eight half-precision floats, rounded to nearest, ties to even.
 inline void store_halves(u16* out, const float* values) {
