@@ -15,6 +15,7 @@ from pathlib import Path
 import torch  # noqa: F401
 
 ISA_VARIABLE = "BINOP_CPU_ISA"
+FILE_VARIABLE = "BINOP_CPU_LIBRARY"
 
 _FOLDER = Path(__file__).parent
 
@@ -63,7 +64,10 @@ def load() -> ctypes.CDLL:
 
 
 def file() -> Path | None:
-    """Where the library lies, if it was built for this Python."""
+    """Where the library lies, if it was built for this Python; ``BINOP_CPU_LIBRARY`` names
+    another build."""
+    if os.environ.get(FILE_VARIABLE):
+        return Path(os.environ[FILE_VARIABLE])
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = _FOLDER / f"_library{suffix}"
         if path.exists():
