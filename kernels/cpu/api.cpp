@@ -96,7 +96,7 @@ PackJob pack_activations(const ConvPlan& plan, const void* data, i64 first, i64 
   PackJob job{};
   job.x = plan.spec.x;
   job.data = data;
-  job.groups = plan.spec.groups;
+  job.groups = plan.groups;
   job.first_image = first;
   job.images = images;
   job.element_bytes = plan.path->layout.element_bytes;
@@ -111,7 +111,7 @@ PackJob pack_activations(const ConvPlan& plan, const void* data, i64 first, i64 
 }
 
 i64 weight_words(const ConvPlan& plan) {
-  return plan.out_channels * plan.kernel_h * plan.kernel_w * plan.words;
+  return plan.out_channels * plan.kernel_h * plan.kernel_w * plan.own_words;
 }
 
 // A call on its way: what the threads of its team share.

@@ -13,11 +13,12 @@ struct WordBits {
 };
 constexpr WordBits kWord;
 
+// 0 or 1. No short circuit: random signs would mispredict its branch.
 template <class Bits>
-inline bool passes_one(Bits v, const Predicate& predicate) {
-  return static_cast<Bits>(v & static_cast<Bits>(predicate.kept)) <=
-             static_cast<Bits>(predicate.most) ||
-         v == static_cast<Bits>(predicate.also);
+inline u32 passes_one(Bits v, const Predicate& predicate) {
+  const Bits kept = v & static_cast<Bits>(predicate.kept);
+  return static_cast<u32>(kept <= static_cast<Bits>(predicate.most)) |
+         static_cast<u32>(v == static_cast<Bits>(predicate.also));
 }
 
 // 32 consecutive values. Paths overload it where compilers do not find their best code.
@@ -25,9 +26,25 @@ template <class Bits>
 inline u32 full_word(const Bits* at, const Predicate& predicate) {
   u32 word = 0;
   for (int i = 0; i < kWordBits; ++i) {
-    word |= passes_one(at[i], predicate) ? kWord.bit[i] : 0u;
+    word |= passes_one(at[i], predicate) != 0 ? kWord.bit[i] : 0u;
   }
   return word;
+}
+
+// `count` bits of a word that is not full, from `first` on.
+template <class Bits>
+inline u32 some_bits(const Bits* at, i64 first, i64 count, const Predicate& predicate) {
+  u32 word = 0;
+  for (i64 i = first; i < count; ++i) {
+    word |= passes_one(at[i], predicate) << i;
+  }
+  return word;
+}
+
+// Fewer than 32 consecutive values. Overloaded as full_word is.
+template <class Bits>
+inline u32 part_word(const Bits* at, i64 count, const Predicate& predicate) {
+  return some_bits(at, 0, count, predicate);
 }
 
 // A word as 8 bytes, each with one nibble in its high half: the offsets of rows of 16 bytes.

@@ -92,12 +92,16 @@ struct Convolution {
                     i32* totals) {
     constexpr i64 kBytes = sizeof(typename Kernel::Element);
     typename Kernel::template Counter<P, V> counter(totals);
-    for (i64 row = 0; row < rows; ++row) {
-      for (i64 run = 0; run < plan.runs; ++run) {
-        counter.run(pixel, (row * plan.row_step + run * plan.run_step) * kBytes, weights,
-                    plan.run_length);
-        weights += plan.run_length * (V * Kernel::kVectorBytes);
+    for (i64 copy = 0; copy < plan.copies; ++copy) {
+      const u8* at = weights;
+      for (i64 row = 0; row < rows; ++row) {
+        for (i64 run = 0; run < plan.runs; ++run) {
+          counter.run(pixel, (row * plan.row_step + run * plan.run_step) * kBytes, at,
+                      plan.run_length);
+          at += plan.run_length * (V * Kernel::kVectorBytes);
+        }
       }
+      weights += plan.copy_steps * (V * Kernel::kVectorBytes);
     }
     counter.finish();
   }
@@ -186,10 +190,11 @@ struct Convolution {
     const Weights weights(call, block);
     Scales<Real, kBlock> scales;
     scales.load(plan, *call.pointers, block);
+    const i32 per_count = plan.copies == 1 ? 2 : 1;
     Out* out = static_cast<Out*>(call.pointers->out);
     for_pixels(plan, strip, block, weights, [&](i64, const Pixel& pixel, const i32* counts) {
       alignas(64) Real y[kBlock];
-      scales.apply(counts, pixel.taps, static_cast<int>(weights.channels), y);
+      scales.apply(counts, pixel.taps, per_count, static_cast<int>(weights.channels), y);
       store(out + pixel.position * plan.out_channels + block.first_channel, y, block.channels);
     });
   }
@@ -201,9 +206,11 @@ struct Convolution {
     const Weights weights(call, block);
     Scales<Real, kBlock> scales;
     scales.load(plan, *call.pointers, block);
+    const i32 per_count = plan.copies == 1 ? 2 : 1;
     alignas(64) Real stage[kMostStrip * kBlock];
     for_pixels(plan, strip, block, weights, [&](i64 i, const Pixel& pixel, const i32* counts) {
-      scales.apply(counts, pixel.taps, static_cast<int>(weights.channels), stage + i * kBlock);
+      scales.apply(counts, pixel.taps, per_count, static_cast<int>(weights.channels),
+                   stage + i * kBlock);
     });
     Out* out = static_cast<Out*>(call.pointers->out);
     const i64 per_image = plan.out_h * plan.out_w;
@@ -246,6 +253,7 @@ struct Convolution {
     const Weights weights(call, block);
     Thresholds<kBlock> thresholds;
     thresholds.load(plan, *call.pointers, block);
+    const int doubled = plan.copies == 1 ? 1 : 0;
     const i64 pitch = divide_up(plan.out_channels, kWordBits);
     const i64 first_word = block.first_channel / kWordBits;
     const int shift = static_cast<int>(block.first_channel % kWordBits);
@@ -253,7 +261,7 @@ struct Convolution {
       u32* out = static_cast<u32*>(call.pointers->out) + pixel.position * pitch + first_word;
       for (i64 w = 0; w * kWordBits < block.channels; ++w) {
         const i64 left = block.channels - w * kWordBits;
-        u32 word = thresholds.word(counts, pixel.taps, w);
+        u32 word = thresholds.word(counts, pixel.taps, doubled, w);
         if (left < kWordBits) word &= tail_mask(left);
         if (plan.words_apart) {
           out[w] = word;

@@ -1,8 +1,8 @@
 // From counts of differing bits to the output.
 //
-// dot = taps - 2 * count; then alpha * dot + addend, each operation rounded by itself, and one
-// rounding to the output's type (the sources are compiled without contraction to FMA). Or a bit:
-// (dot >= threshold) ^ flip.
+// dot = taps - 2 * count (or - count, where two copies of the weights were counted); then alpha *
+// dot + addend, each operation rounded by itself, and one rounding to the output's type (the
+// sources are compiled without contraction to FMA). Or a bit: (dot >= threshold) ^ flip.
 #pragma once
 
 #include "bits.h"
@@ -34,9 +34,9 @@ struct Scales {
   }
 
   // N is a multiple of a vector's length: the loop has no rest.
-  void apply(const i32* counts, i32 taps, int channels, Real* y) const {
+  void apply(const i32* counts, i32 taps, i32 per_count, int channels, Real* y) const {
     for (int c = 0; c < channels; ++c) {
-      y[c] = alpha[c] * static_cast<Real>(taps - 2 * counts[c]) + addend[c];
+      y[c] = alpha[c] * static_cast<Real>(taps - per_count * counts[c]) + addend[c];
     }
   }
 };
@@ -92,8 +92,9 @@ struct Thresholds {
     }
   }
 
-  u32 word(const i32* counts, i32 taps, i64 index) const {
-    return reached_word(counts + index * kWordBits, taps, least + index * kWordBits) ^ flip[index];
+  u32 word(const i32* counts, i32 taps, int doubled, i64 index) const {
+    return reached_word(counts + index * kWordBits, doubled, taps, least + index * kWordBits) ^
+           flip[index];
   }
 };
 

@@ -96,15 +96,8 @@ struct Packer {
   void flat(const Bits* from, i64 pixels, i64 channels, u32* made) const {
     const i64 pitch = job.x.stride[3];
     for (i64 i = 0; i < pixels; ++i, from += pitch) {
-      if (channels == kWordBits) {
-        made[i] = full_word(from, predicate);
-        continue;
-      }
-      u32 word = 0;
-      for (i64 c = 0; c < channels; ++c) {
-        word |= static_cast<u32>(passes_one(from[c], predicate)) << c;
-      }
-      made[i] = word;
+      made[i] =
+          channels == kWordBits ? full_word(from, predicate) : part_word(from, channels, predicate);
     }
   }
 
@@ -118,10 +111,7 @@ struct Packer {
     for (i64 i = 0; i < count; ++i) made[i] = 0;
     for (i64 c = 0; c < channels; ++c) {
       const Bits* plane = from + c * job.x.stride[1];
-      const u32 bit = 1u << c;
-      for (i64 i = 0; i < count; ++i) {
-        made[i] |= passes_one(plane[i * step], local) ? bit : 0u;
-      }
+      for (i64 i = 0; i < count; ++i) made[i] |= passes_one(plane[i * step], local) << c;
     }
   }
 };

@@ -21,6 +21,37 @@ void fill_axis(Axis* axis, i64 count, i64 size, i64 kernel, i64 stride, i64 padd
   }
 }
 
+// How many groups to join: the cheapest by the steps of all vectors, a tile's fixed cost included.
+i64 choose_joined(const ConvPlan& plan) {
+  constexpr i64 kTileSteps = 20;
+  const Layout& layout = plan.path->layout;
+  const i64 taps = plan.kernel_h * plan.kernel_w;
+  i64 best = 1;
+  double least = 0;
+  for (i64 joined = 1; joined <= plan.spec.groups; ++joined) {
+    if (plan.spec.groups % joined != 0) continue;
+    const i64 vectors = divide_up(joined * plan.own_outputs, layout.lanes);
+    const i64 elements = divide_up(joined * plan.own_channels, layout.element_channels);
+    const i64 steps = (joined == 1 ? 1 : 2) * taps * elements * vectors + kTileSteps;
+    const double cost = static_cast<double>(steps) / static_cast<double>(joined);
+    if (joined == 1 || cost < least) best = joined, least = cost;
+  }
+  return best;
+}
+
+void plan_groups(ConvPlan& plan) {
+  plan.own_channels = plan.channels / plan.spec.groups;
+  plan.own_outputs = plan.out_channels / plan.spec.groups;
+  plan.own_words = divide_up(plan.own_channels, kWordBits);
+  plan.joined = choose_joined(plan);
+  plan.copies = plan.joined == 1 ? 1 : 2;
+  plan.groups = plan.spec.groups / plan.joined;
+  plan.group_channels = plan.joined * plan.own_channels;
+  plan.group_outputs = plan.joined * plan.own_outputs;
+  plan.words = divide_up(plan.group_channels, kWordBits);
+  plan.elements = divide_up(plan.group_channels, plan.path->layout.element_channels);
+}
+
 void plan_activations(ConvPlan& plan) {
   const ConvSpec& spec = plan.spec;
   const bool packed = spec.x.dtype == kBits;
@@ -28,11 +59,11 @@ void plan_activations(ConvPlan& plan) {
   // Packed x with nothing to add and no dirty tail is used where it lies.
   plan.in_place = packed && !padded && plan.path->layout.element_channels == kWordBits &&
                   plan.group_channels % kWordBits == 0;
-  plan.pixel_pitch = spec.groups * plan.elements;
+  plan.pixel_pitch = plan.groups * plan.elements;
   plan.row_pitch = (plan.width + 2 * spec.padding[1]) * plan.pixel_pitch;
   plan.image_pitch = (plan.height + 2 * spec.padding[0]) * plan.row_pitch;
   plan.row_step = spec.dilation[0] * plan.row_pitch;
-  const bool one_run = spec.groups == 1 && spec.dilation[1] == 1;
+  const bool one_run = plan.groups == 1 && spec.dilation[1] == 1;
   plan.runs = one_run ? 1 : plan.kernel_w;
   plan.run_length = one_run ? plan.kernel_w * plan.elements : plan.elements;
   plan.run_step = spec.dilation[1] * plan.pixel_pitch;
@@ -41,9 +72,10 @@ void plan_activations(ConvPlan& plan) {
 void plan_weights(ConvPlan& plan) {
   const Layout& layout = plan.path->layout;
   plan.group_vectors = divide_up(plan.group_outputs, layout.lanes);
-  plan.blocks = plan.spec.groups * divide_up(plan.group_vectors, layout.vectors);
-  plan.steps = plan.kernel_h * plan.kernel_w * plan.elements;
-  const i64 vectors = plan.spec.groups * plan.group_vectors;
+  plan.blocks = plan.groups * divide_up(plan.group_vectors, layout.vectors);
+  plan.copy_steps = plan.kernel_h * plan.kernel_w * plan.elements;
+  plan.steps = plan.copies * plan.copy_steps;
+  const i64 vectors = plan.groups * plan.group_vectors;
   const bool padded = plan.spec.padding[0] != 0 || plan.spec.padding[1] != 0;
   plan.with_sums = padded && plan.spec.pad_value == 0;
   plan.sums_offset = vectors * plan.steps * layout.vector_bytes;
@@ -96,14 +128,11 @@ void make_plan(const ConvSpec& spec, void* memory) {
   plan.kernel_w = spec.weight.shape[3];
   plan.out_h = spec.out_size[0];
   plan.out_w = spec.out_size[1];
-  plan.group_channels = plan.channels / spec.groups;
-  plan.group_outputs = plan.out_channels / spec.groups;
-  plan.words = divide_up(plan.group_channels, kWordBits);
-  plan.elements = divide_up(plan.group_channels, plan.path->layout.element_channels);
+  plan_groups(plan);
   plan_activations(plan);
   plan_weights(plan);
   plan.tile = choose_tile(plan);
-  plan.words_apart = spec.groups == 1 || plan.group_outputs % kWordBits == 0;
+  plan.words_apart = plan.groups == 1 || plan.group_outputs % kWordBits == 0;
   plan.seconds = guess_seconds(plan);
   plan.rows = reinterpret_cast<Axis*>(&plan + 1);
   plan.columns = plan.rows + plan.out_h;

@@ -16,7 +16,13 @@ struct ConvPlan {
   const Path* path;
   i64 batch, channels, height, width;
   i64 out_channels, kernel_h, kernel_w, out_h, out_w;
-  i64 group_channels, group_outputs;
+  // Small groups are joined, because each by itself would fill neither words nor vectors: `joined`
+  // of them are one. A weight that is not of an output's own group must count nothing, and so there
+  // are two copies of the weights, in which it is +1 and -1: the sum over both is twice the
+  // convolution.
+  i64 joined, copies;
+  i64 own_channels, own_outputs, own_words;  // of a group as it was
+  i64 groups, group_channels, group_outputs;
   i64 words;     // of a group's channels
   i64 elements;  // of a group's channels at one pixel
   // Activations, in elements. The image is padded on all sides.
@@ -24,8 +30,8 @@ struct ConvPlan {
   i64 in_place;  // packed x serves as it is
   // The taps of one kernel row lie in `runs` runs of `run_length` elements.
   i64 runs, run_length, run_step, row_step;
-  // Vectors of weights: a group's, and per vector the steps over all taps.
-  i64 group_vectors, steps;
+  // Vectors of weights: a group's, and per vector the steps over all taps (of one copy, of all).
+  i64 group_vectors, copy_steps, steps;
   i64 blocks;     // of all groups
   i64 with_sums;  // padding taps that do not count: the tap sums are needed
   i64 sums_offset, prepared_bytes;
@@ -47,7 +53,7 @@ struct Block {
 
 inline Block block_at(const ConvPlan& plan, i64 index) {
   const Layout& layout = plan.path->layout;
-  const i64 per_group = plan.blocks / plan.spec.groups;
+  const i64 per_group = plan.blocks / plan.groups;
   const i64 group = index / per_group;
   const i64 first = (index - group * per_group) * layout.vectors;
   const i64 left = plan.group_vectors - first;

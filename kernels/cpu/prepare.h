@@ -43,7 +43,7 @@ struct Operands {
       const Target target(kBytes, plan.elements, w);
       const u32 word = w + 1 < plan.words ? ~0u : tail_mask(plan.group_channels);
       u8* to = reinterpret_cast<u8*>(at) + target.bytes_before(w);
-      for (i64 i = 0; i < pixels * plan.spec.groups; ++i) {
+      for (i64 i = 0; i < pixels * plan.groups; ++i) {
         target.put(to + i * plan.elements * kBytes, word);
       }
     }
@@ -53,7 +53,7 @@ struct Operands {
   static void expand(const ConvPlan& plan, const void* packed, i64 first_image, i64 images,
                      void* activations, i64 part, i64 parts) {
     pad(plan, images, activations, part, parts);
-    const i64 groups = plan.width * plan.spec.groups;  // of a row
+    const i64 groups = plan.width * plan.groups;  // of a row
     const Share rows(images * plan.height, part, parts);
     for (i64 index = rows.begin; index < rows.end; ++index) {
       const i64 image = index / plan.height;
@@ -101,16 +101,30 @@ struct Operands {
     for (i64 index = blocks.begin; index < blocks.end; ++index) {
       const Block block = block_at(plan, index);
       const u32* filters = static_cast<const u32*>(packed) +
-                           block.first_channel * plan.kernel_h * plan.kernel_w * plan.words;
+                           block.first_channel * plan.kernel_h * plan.kernel_w * plan.own_words;
       interleave(plan, block, filters, static_cast<u8*>(prepared));
       if (plan.with_sums) sum_taps(plan, block, filters, static_cast<u8*>(prepared));
     }
   }
 
-  static u32 weight(const ConvPlan& plan, const u32* filters, i64 lane, i64 tap, i64 word) {
+  // A lane's word of one tap, its group's channels among those of the groups that it is joined
+  // with.
+  static u32 weight(const ConvPlan& plan, const Block& block, const u32* filters, i64 copy,
+                    i64 lane, i64 tap, i64 word) {
     const i64 taps = plan.kernel_h * plan.kernel_w;
-    const u32 bits = filters[(lane * taps + tap) * plan.words + word];
-    return word + 1 < plan.words ? bits : bits & tail_mask(plan.group_channels);
+    const u32* own = filters + (lane * taps + tap) * plan.own_words;
+    const u32 kept = word + 1 < plan.words ? ~0u : tail_mask(plan.group_channels);
+    if (plan.copies == 1) return own[word] & kept;
+    const i64 channel = block.first_channel + lane;
+    const i64 first = channel / plan.own_outputs % plan.joined * plan.own_channels;
+    u32 bits = 0;
+    for (i64 i = 0; i < kWordBits; ++i) {
+      const i64 c = word * kWordBits + i - first;
+      const bool mine = c >= 0 && c < plan.own_channels;
+      const u32 bit = mine ? own[c / kWordBits] >> (c % kWordBits) & 1u : copy == 0 ? 1u : 0u;
+      bits |= bit << i;
+    }
+    return bits & kept;
   }
 
   static void interleave(const ConvPlan& plan, const Block& block, const u32* filters,
@@ -118,10 +132,14 @@ struct Operands {
     const i64 lanes = block.vectors * kLanes;
     u8* to = prepared + block.first_vector * plan.steps * Kernel::kVectorBytes;
     u32 column[kLanes * Kernel::kVectors];
-    for (i64 tap = 0; tap < plan.kernel_h * plan.kernel_w; ++tap) {
+    const i64 taps = plan.kernel_h * plan.kernel_w;
+    for (i64 index = 0; index < plan.copies * taps; ++index) {
+      const i64 copy = index / taps;
+      const i64 tap = index - copy * taps;
       for (i64 w = 0; w < plan.words; ++w) {
         for (i64 lane = 0; lane < lanes; ++lane) {
-          column[lane] = lane < block.channels ? weight(plan, filters, lane, tap, w) : 0u;
+          column[lane] =
+              lane < block.channels ? weight(plan, block, filters, copy, lane, tap, w) : 0u;
         }
         to = put_column(column, lanes, smaller<i64>(8, plan.elements - 8 * w), to);
       }
@@ -143,7 +161,8 @@ struct Operands {
     return to;
   }
 
-  // sums[i][j][lane]: set bits of all taps (row, column) with row < i and column < j.
+  // sums[i][j][lane]: set bits (of all copies) of all taps (row, column) with row < i and column <
+  // j.
   static void sum_taps(const ConvPlan& plan, const Block& block, const u32* filters, u8* prepared) {
     const i64 lanes = block.vectors * kLanes;
     const i64 height = plan.kernel_h + 1;
@@ -161,8 +180,10 @@ struct Operands {
           const i32* above = here - width * lanes;
           here[lane] = here[lane - lanes] + above[lane] - above[lane - lanes];
           const i64 tap = (i - 1) * plan.kernel_w + j - 1;
-          for (i64 w = 0; w < plan.words; ++w) {
-            here[lane] += __builtin_popcount(weight(plan, filters, lane, tap, w));
+          for (i64 w = 0; w < plan.copies * plan.words; ++w) {
+            const i64 copy = w / plan.words;
+            const i64 word = w - copy * plan.words;
+            here[lane] += __builtin_popcount(weight(plan, block, filters, copy, lane, tap, word));
           }
         }
       }

@@ -91,14 +91,32 @@ inline u32 full_word(const u32* at, const Predicate& predicate) {
   return word;
 }
 
+inline u32 part_word(const u32* at, i64 count, const Predicate& predicate) {
+  u32 word = 0;
+  i64 i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 flags = _mm256_castsi256_ps(passes(at + i, predicate));
+    word |= static_cast<u32>(_mm256_movemask_ps(flags)) << i;
+  }
+  return word | some_bits(at, i, count, predicate);
+}
+
+inline u32 part_word(const u16* at, i64 count, const Predicate& predicate) {
+  if (count < 16) return some_bits(at, 0, count, predicate);
+  const __m256i flags = passes(at, predicate);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(flags), _mm256_extracti128_si256(flags, 1));
+  return static_cast<u32>(_mm_movemask_epi8(bytes)) | some_bits(at, 16, count, predicate);
+}
+
 #if !defined(BINOP_AVX512)
-// Bit i: base - 2 * totals[i] >= threshold[i].
-inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
+// Bit i: base - (totals[i] << doubled) >= threshold[i].
+inline u32 reached_word(const i32* totals, int doubled, i32 base, const i32* threshold) {
   u32 word = 0;
   const __m256i from = _mm256_set1_epi32(base);
   for (int i = 0; i < 4; ++i) {
     const __m256i total = _mm256_load_si256(reinterpret_cast<const __m256i*>(totals + 8 * i));
-    const __m256i dot = _mm256_sub_epi32(from, _mm256_slli_epi32(total, 1));
+    const __m256i dot = _mm256_sub_epi32(from, _mm256_sll_epi32(total, _mm_cvtsi32_si128(doubled)));
     const __m256i least = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(threshold + 8 * i));
     const __m256 below = _mm256_castsi256_ps(_mm256_cmpgt_epi32(least, dot));
     word |= static_cast<u32>(_mm256_movemask_ps(below)) << (8 * i);

@@ -31,13 +31,13 @@ struct WideBytes {
   }
 };
 
-// Bit i: base - 2 * totals[i] >= threshold[i].
-inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
+// Bit i: base - (totals[i] << doubled) >= threshold[i].
+inline u32 reached_word(const i32* totals, int doubled, i32 base, const i32* threshold) {
   u32 word = 0;
   const __m512i from = _mm512_set1_epi32(base);
   for (int i = 0; i < 2; ++i) {
     const __m512i total = _mm512_loadu_si512(totals + 16 * i);
-    const __m512i dot = _mm512_sub_epi32(from, _mm512_slli_epi32(total, 1));
+    const __m512i dot = _mm512_sub_epi32(from, _mm512_sll_epi32(total, _mm_cvtsi32_si128(doubled)));
     const __mmask16 reached = _mm512_cmpge_epi32_mask(dot, _mm512_load_si512(threshold + 16 * i));
     word |= static_cast<u32>(reached) << (16 * i);
   }

@@ -26,11 +26,12 @@ struct Words {
   }
 };
 
-// Bit i: base - 2 * totals[i] >= threshold[i].
-inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
+// Bit i: base - (totals[i] << doubled) >= threshold[i].
+inline u32 reached_word(const i32* totals, int doubled, i32 base, const i32* threshold) {
   u32 word = 0;
   for (int i = 0; i < kWordBits; i += 4) {
-    const int32x4_t dot = vsubq_s32(vdupq_n_s32(base), vshlq_n_s32(vld1q_s32(totals + i), 1));
+    const int32x4_t dot =
+        vsubq_s32(vdupq_n_s32(base), vshlq_s32(vld1q_s32(totals + i), vdupq_n_s32(doubled)));
     const uint32x4_t reached = vcgeq_s32(dot, vld1q_s32(threshold + i));
     word |= vaddvq_u32(vandq_u32(reached, vld1q_u32(kWord.bit + i)));
   }

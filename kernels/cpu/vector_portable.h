@@ -31,11 +31,11 @@ struct Words {
   }
 };
 
-// Bit i: base - 2 * totals[i] >= threshold[i].
-inline u32 reached_word(const i32* totals, i32 base, const i32* threshold) {
+// Bit i: base - (totals[i] << doubled) >= threshold[i].
+inline u32 reached_word(const i32* totals, int doubled, i32 base, const i32* threshold) {
   u32 word = 0;
   for (int i = 0; i < kWordBits; ++i) {
-    word |= base - 2 * totals[i] >= threshold[i] ? kWord.bit[i] : 0u;
+    word |= base - totals[i] * (1 << doubled) >= threshold[i] ? kWord.bit[i] : 0u;
   }
   return word;
 }
