@@ -1,5 +1,7 @@
 // AVX-512 F, BW, DQ, VL without a population count of vectors: Skylake-X, Cascade Lake.
 #if defined(__x86_64__)
+#include "x86.h"
+
 #define BINOP_PATH avx512
 #define BINOP_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,bmi,bmi2,popcnt"
 // clang-format off: the target first, then its vectors, then what is built on them
@@ -11,7 +13,7 @@
 
 static bool runs() {
   return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("f16c");
+         __builtin_cpu_supports("avx512vl") && has_half_conversions();
 }
 
 extern const Path kAvx512;

@@ -1,5 +1,7 @@
 // AVX-512 with VPOPCNTDQ: Ice Lake, Zen 4 and newer.
 #if defined(__x86_64__)
+#include "x86.h"
+
 #define BINOP_PATH avx512_vpopcntdq
 #define BINOP_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,f16c,bmi,bmi2,popcnt"
 #define BINOP_VPOPCNTDQ
@@ -13,7 +15,7 @@
 static bool runs() {
   return __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("f16c");
+         has_half_conversions();
 }
 
 // 16 sums, 2 vectors of weights, and registers to spare; two vectors make a word of output bits.
