@@ -20,10 +20,14 @@ struct Pixel {
   bool corrected;  // its tile reads padding that must not count
 };
 
-// The kernel rows that a tile reads: those that count for any of its pixels.
+// The kernel rows that a tile reads: those that count for any of its pixels. Where the tile's first
+// pixel stands at the left edge of the image, and the last one at the right edge, and these are the
+// only taps of its row that do not count, it skips them: a tenth of the work in rows of 7 pixels.
 struct Rows {
   i64 low;
   i64 high;
+  bool left;
+  bool right;
 };
 
 // Everything about the pixels of a strip that its blocks share.
@@ -67,16 +71,34 @@ struct Strip {
   void join_rows(const ConvPlan& plan, i64 tile) {
     Pixel* first = pixel + tile * plan.tile;
     const i64 pixels = smaller(plan.tile, count - tile * plan.tile);
-    Rows all = {first->row->low, first->row->high};
+    Rows all = {first->row->low, first->row->high, false, false};
     for (i64 i = 1; i < pixels; ++i) {
       all.low = smaller(all.low, first[i].row->low);
       all.high = larger(all.high, first[i].row->high);
     }
+    find_edges(plan, first, pixels, all);
     rows[tile] = all;
+    if (all.left || all.right) return;  // nothing to correct
     for (i64 i = 0; i < pixels; ++i) {
       first[i].corrected = first[i].row->low != all.low || first[i].row->high != all.high ||
                            first[i].column->high - first[i].column->low != plan.kernel_w;
     }
+  }
+
+  static void find_edges(const ConvPlan& plan, const Pixel* first, i64 pixels, Rows& rows) {
+    if (!plan.path->layout.skips_edges || plan.runs != 1) return;
+    const Pixel& last = first[pixels - 1];
+    const bool left = first->column->low == 1;
+    const bool right = last.column->high == plan.kernel_w - 1;
+    for (i64 i = 0; i < pixels; ++i) {
+      const Pixel& pixel = first[i];
+      const i64 low = left && i == 0 ? 1 : 0;
+      const i64 high = plan.kernel_w - (right && i == pixels - 1 ? 1 : 0);
+      if (pixel.row->low != rows.low || pixel.row->high != rows.high) return;
+      if (pixel.column->low != low || pixel.column->high != high) return;
+    }
+    rows.left = left;
+    rows.right = right;
   }
 };
 
@@ -85,16 +107,23 @@ struct Convolution {
   static constexpr int kBlock = Kernel::kLanes * Kernel::kVectors;
   static constexpr int kPixels = Kernel::kPixels;
 
-  using Count = void (*)(const ConvPlan&, const u8* const*, i64 rows, const u8* weights, i32*);
+  using Count = void (*)(const ConvPlan&, const u8* const*, const Rows&, const u8* weights, i32*);
 
   template <int P, int V>
-  static void count(const ConvPlan& plan, const u8* const* pixel, i64 rows, const u8* weights,
-                    i32* totals) {
+  static void count(const ConvPlan& plan, const u8* const* pixel, const Rows& rows,
+                    const u8* weights, i32* totals) {
     constexpr i64 kBytes = sizeof(typename Kernel::Element);
     typename Kernel::template Counter<P, V> counter(totals);
     for (i64 copy = 0; copy < plan.copies; ++copy) {
       const u8* at = weights;
-      for (i64 row = 0; row < rows; ++row) {
+      for (i64 row = 0; row < rows.high - rows.low; ++row) {
+        if constexpr (Kernel::kSkipsEdges) {
+          if (rows.left || rows.right) {
+            count_between<P, V>(counter, plan, pixel, row * plan.row_step * kBytes, rows, at);
+            at += plan.run_length * (V * Kernel::kVectorBytes);
+            continue;
+          }
+        }
         for (i64 run = 0; run < plan.runs; ++run) {
           counter.run(pixel, (row * plan.row_step + run * plan.run_step) * kBytes, at,
                       plan.run_length);
@@ -104,6 +133,26 @@ struct Convolution {
       weights += plan.copy_steps * (V * Kernel::kVectorBytes);
     }
     counter.finish();
+  }
+
+  // A kernel row without the first pixel's first tap, and without the last one's last.
+  template <int P, int V, class Counter>
+  static void count_between(Counter& counter, const ConvPlan& plan, const u8* const* pixel,
+                            i64 offset, const Rows& rows, const u8* weights) {
+    constexpr i64 kBytes = sizeof(typename Kernel::Element);
+    const i64 tap = plan.elements;
+    const i64 between = plan.run_length - (rows.left ? tap : 0) - (rows.right ? tap : 0);
+    const auto advance = [&](i64 steps) {
+      offset += steps * kBytes;
+      weights += steps * (V * Kernel::kVectorBytes);
+    };
+    if (rows.left) {
+      counter.template run<1, P>(pixel, offset, weights, tap);
+      advance(tap);
+    }
+    counter.run(pixel, offset, weights, between);
+    advance(between);
+    if (rows.right) counter.template run<0, P - 1>(pixel, offset, weights, tap);
   }
 
   template <int V, int... Pixels>
@@ -173,8 +222,7 @@ struct Convolution {
       const i64 skip =
           (rows->low * plan.row_step + group) * static_cast<i64>(sizeof(typename Kernel::Element));
       for (i64 i = 0; i < pixels; ++i) at[i] = pixel[i].at + skip;
-      count(plan, at, rows->high - rows->low, weights.vectors + rows->low * weights.row_bytes,
-            totals);
+      count(plan, at, *rows, weights.vectors + rows->low * weights.row_bytes, totals);
       i32* counts = totals;
       for (i64 i = 0; i < pixels; ++i, counts += weights.channels) {
         if (pixel[i].corrected) weights.correct(plan, pixel[i], *rows, counts);

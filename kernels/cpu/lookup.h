@@ -32,6 +32,8 @@ struct Lookup {
   static constexpr int kPixels = MostPixels;
   static constexpr int kVectors = MostVectors;
   static constexpr int kElementChannels = 4;
+  // Its tiles are small, and seldom end with a row of the image.
+  static constexpr bool kSkipsEdges = false;
 
   static Vector zero() { return Bytes::zero(); }
   static Vector weight(const u8* at) { return Bytes::load(at); }

@@ -26,7 +26,7 @@ struct Packer {
   bool rows_join;  // the image is one run of pixels
 
   explicit Packer(const PackJob& pack_job) : job(pack_job) {
-    predicate = sign_predicate<Bits>(job.x.dtype);
+    predicate = sign_predicate(job.x.dtype);
     if (job.mask) predicate = {static_cast<Bits>(~Bits(0)) >> 1, job.most, 0};
     group_channels = job.x.shape[1] / job.groups;
     words = divide_up(group_channels, kWordBits);

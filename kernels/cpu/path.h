@@ -16,7 +16,8 @@ struct Layout {
   i64 lanes;
   i64 vectors;
   i64 vector_bytes;
-  i64 pixels;  // of a register tile, at most
+  i64 pixels;        // of a register tile, at most
+  bool skips_edges;  // see Rows
 };
 
 struct ConvCall {

@@ -49,7 +49,7 @@ constexpr Path path_of(const char* name, bool (*runs)(), double (*usual_peak)(i6
   return {name,
           runs,
           {sizeof(typename Kernel::Element), Kernel::kElementChannels, Kernel::kLanes,
-           Kernel::kVectors, Kernel::kVectorBytes, Kernel::kPixels},
+           Kernel::kVectors, Kernel::kVectorBytes, Kernel::kPixels, Kernel::kSkipsEdges},
           pack_share,
           unpack_share,
           Operands<Kernel>::pad,

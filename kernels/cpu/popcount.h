@@ -14,6 +14,7 @@ struct Popcount {
   static constexpr int kPixels = MostPixels;
   static constexpr int kVectors = MostVectors;
   static constexpr int kElementChannels = kWordBits;
+  static constexpr bool kSkipsEdges = true;
   using Vector = typename Words::Vector;
 
   static Vector zero() { return Words::zero(); }
@@ -40,18 +41,19 @@ struct Popcount {
       }
     }
 
-    // `steps` words of each pixel, from `offset` on.
+    // `steps` words of the pixels from Begin to End, from `offset` on.
+    template <int Begin = 0, int End = P>
     void run(const u8* const* pixel, i64 offset, const u8* weights, i64 steps) {
       const u32* at[P];
 #pragma GCC unroll 8
       for (int p = 0; p < P; ++p) at[p] = reinterpret_cast<const u32*>(pixel[p] + offset);
       if (Words::kSteps == 0) {
-        few(at, 0, weights, steps);
+        few<Begin, End>(at, 0, weights, steps);
         return;
       }
       for (i64 done = 0; done < steps;) {
         const i64 count = smaller<i64>(steps - done, room);
-        few(at, done, weights + done * (V * kVectorBytes), count);
+        few<Begin, End>(at, done, weights + done * (V * kVectorBytes), count);
         done += count;
         room -= static_cast<int>(count);
         if (room == 0) {
@@ -62,6 +64,7 @@ struct Popcount {
       }
     }
 
+    template <int Begin, int End>
     void few(const u32* const* at, i64 begin, const u8* weights, i64 steps) {
       for (i64 step = 0; step < steps; ++step) {
         Vector weight[V];
@@ -69,7 +72,7 @@ struct Popcount {
         for (int v = 0; v < V; ++v) weight[v] = Popcount::weight(weights + v * kVectorBytes);
         weights += V * kVectorBytes;
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) {
+        for (int p = Begin; p < End; ++p) {
           const Vector activation = Popcount::activation(at[p] + begin + step);
 #pragma GCC unroll 8
           for (int v = 0; v < V; ++v) sum[p][v] = Popcount::step(sum[p][v], activation, weight[v]);

@@ -112,7 +112,6 @@ struct Predicate {
 };
 
 // v >= 0: up to infinity, and -0.0. int8 has one zero.
-template <class Bits>
 inline Predicate sign_predicate(i64 dtype) {
   switch (dtype) {
     case kFloat16:
