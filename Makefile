@@ -5,14 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests run side by side; each worker computes on one thread.
 WORKERS ?= auto
+# In C++ and CUDA.
+SOURCES := 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' 'tests/*.cpp'
 
-.PHONY: help demo test check style kernels bench test-cuda sanitize clean
+.PHONY: help demo test check style kernels bench library test-cuda sanitize sanitize-cpu clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# One stamp per set of extras, so that `make demo` does not wait for the linters.
-$(VENV)/%.stamp: pyproject.toml
+# One stamp per set of extras, so that `make demo` does not wait for the linters. Installing also
+# builds the CPU library.
+$(VENV)/%.stamp: pyproject.toml setup.py $(wildcard kernels/cpu/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
@@ -28,21 +31,35 @@ check: $(VENV)/dev.stamp  ## ruff, mypy, import-linter, clang-format, and the RE
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
-		| xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
-	$(BIN)/python -m binop bench --readme README.md benchmarks/results/nvidia-h200.json --check
+	git ls-files $(SOURCES) | xargs --no-run-if-empty $(BIN)/clang-format --dry-run --Werror
+	for result in benchmarks/results/*.json; do \
+		$(BIN)/python -m binop bench --readme README.md $$result --check || exit 1; \
+	done
 
 style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'kernels/*.cu' 'kernels/*.cuh' 'kernels/*.cpp' 'kernels/*.h' \
-		| xargs --no-run-if-empty $(BIN)/clang-format -i
+	git ls-files $(SOURCES) | xargs --no-run-if-empty $(BIN)/clang-format -i
 
 kernels: $(VENV)/test.stamp  ## compile every CUDA kernel for every architecture; none may spill
 	$(BIN)/python -m binop compile-kernels
 
 bench: $(VENV)/bench.stamp  ## measure the ops on this machine, into benchmarks/results/
 	$(BIN)/python -m binop bench
+
+library:  ## build the CPU library in the checkout, in the current environment
+	$(PYTHON) setup.py build_ext --inplace
+
+# The library's functions call nothing of Python's, so that what leaks is not its doing.
+sanitize-cpu: $(VENV)/test.stamp  ## the CPU library under AddressSanitizer and UBSan
+	mkdir -p build/sanitized
+	$(CXX) -O1 -g -std=c++17 -fPIC -shared -fopenmp -ffp-contract=off -fvisibility=hidden \
+		-fsanitize=address,undefined -fno-sanitize-recover=undefined \
+		kernels/cpu/*.cpp -o build/sanitized/library.so
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 BINOP_CPU_LIBRARY=build/sanitized/library.so \
+		$(BIN)/python -m pytest -q -s -p no:cacheprovider tests/cpu/test_cpu_conv.py \
+		tests/cpu/test_cpu_pack.py tests/test_semantics.py tests/test_signs.py
 
 test-cuda:  ## the tests that need a CUDA device, in the current environment
 	# Snapshots of graphs need expecttest, and no GPU.
@@ -57,5 +74,5 @@ sanitize:  ## the kernels under compute-sanitizer, in the current environment
 	done
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf $(VENV) build dist *.egg-info binop/_cpu/_library*.so .pytest_cache .mypy_cache .ruff_cache \
 		.hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from binop._version import __version__
-from binop.backends import cuda_obstacle
+from binop.backends import cpu_obstacle, cuda_obstacle
 
 _BY_TAPS = "reference (plain torch), one matrix product per kernel tap"
 
@@ -22,11 +22,7 @@ def lines() -> Iterator[str]:
     yield f"cupy     {_installed('cupy-cuda13x', 'cupy-cuda12x', 'cupy') or 'not installed'}"
     yield ""
     yield f"cpu      {_processor()}, {torch.get_num_threads()} threads"
-    if torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available():
-        yield "         backend: reference (plain torch), float32 convolution of signs by oneDNN"
-    else:
-        yield f"         backend: {_BY_TAPS} (oneDNN is off or missing)"
-    yield "         no faster one: this version of binop has no packed CPU kernels"
+    yield from _cpu_backend()
     if not torch.cuda.is_available():
         built = "torch sees no device" if torch.version.cuda else "this torch is built without CUDA"
         yield f"cuda     none: {built}"
@@ -40,6 +36,22 @@ def lines() -> Iterator[str]:
             yield f"         backend: {_BY_TAPS}"
             yield f"         no faster one: {obstacle}"
     yield f"others   backend: {_BY_TAPS}"
+
+
+def _cpu_backend() -> Iterator[str]:
+    obstacle = cpu_obstacle()
+    if obstacle is None:
+        from binop._cpu import library
+
+        used, *others = sorted(library.paths(), key=library.default_path().__ne__)
+        told = f" (also here: {', '.join(others)}; {library.ISA_VARIABLE} chooses)"
+        yield f"         backend: packed kernels, {used}{told if others else ''}"
+        return
+    if torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available():
+        yield "         backend: reference (plain torch), float32 convolution of signs by oneDNN"
+    else:
+        yield f"         backend: {_BY_TAPS} (oneDNN is off or missing)"
+    yield f"         no faster one: {obstacle}"
 
 
 def _installed(*names: str) -> str | None:

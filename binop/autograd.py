@@ -17,23 +17,21 @@ Of ``x`` only packed bits are saved: its signs, and the clip mask.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._library.autograd import Info, make_autograd_impl
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from binop.layout import memory_format
-from binop.ops import CUDA_KERNELS, LIBRARY
+from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, scale_a, scale_w, *options, pad_value, clip = inputs
     for_x = ctx.needs_input_grad[0]
     for_others = any(ctx.needs_input_grad[1:4])
@@ -49,7 +47,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.pad_value = pad_value
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     with torch.no_grad():
         grads = _gradients(ctx, grad)
     if torch.is_grad_enabled():
@@ -133,49 +131,5 @@ class _FirstOrderOnly(torch.autograd.Function):
 
 
 torch.library.register_autograd(
-    "binop::binary_conv2d", _backward, setup_context=_setup_context, lib=LIBRARY
-)
-
-
-def without_dispatch(
-    backend: str, kernel: Callable[..., Any], general: Callable[..., Any]
-) -> Callable[..., Any]:
-    """The op's function for the autograd key of a backend: straight to the kernel where nothing
-    stands between (no gradient, no mode, no subclass), else to the general one.
-
-    The general one is Python, too, and dispatches a second time: 9 us of a call.
-    """
-    keys = torch._C.DispatchKeySet
-    key = torch._C.DispatchKey.__members__
-    plain = (keys(key[backend]) | keys(key["Autograd" + backend])).raw_repr()
-
-    def function(
-        keyset: torch._C.DispatchKeySet,
-        x: Tensor,
-        weight: Tensor,
-        scale_a: Tensor,
-        scale_w: Tensor,
-        *options: Any,
-    ) -> Tensor:
-        needs_grad = torch.is_grad_enabled() and (
-            x.requires_grad
-            or weight.requires_grad
-            or scale_a.requires_grad
-            or scale_w.requires_grad
-        )
-        # Tangents of forward-mode differentiation do not show in the key set.
-        if keyset.raw_repr() == plain and not needs_grad and forward_ad._current_level < 0:
-            return kernel(x, weight, scale_a, scale_w, *options)
-        return general(keyset, x, weight, scale_a, scale_w, *options)
-
-    return function
-
-
-# What register_autograd has registered for all backends.
-_general = make_autograd_impl(_ops.binary_conv2d.default, Info(_backward, _setup_context))
-LIBRARY.impl(
-    "binary_conv2d",
-    without_dispatch("CUDA", CUDA_KERNELS["binary_conv2d"], _general),
-    "AutogradCUDA",
-    with_keyset=True,
+    "binop::binary_conv2d", backward, setup_context=setup_context, lib=LIBRARY
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from binop import checks, fake, reference
-from binop.backends import on_cuda
+from binop.backends import on_cpu, on_cuda
 from binop.layout import memory_format
 
 _Op = TypeVar("_Op", bound=Callable[..., Any])
@@ -23,8 +23,8 @@ _Op = TypeVar("_Op", bound=Callable[..., Any])
 # The registrations last as long as this object.
 LIBRARY = torch.library.Library("binop", "DEF")
 
-# What serves CUDA tensors, by the op's name.
-CUDA_KERNELS: dict[str, Callable[..., Any]] = {}
+# What serves tensors of a backend, by dispatch key and the op's name.
+KERNELS: dict[tuple[str, str], Callable[..., Any]] = {}
 
 _CONV_OPTIONS = (
     "SymInt[2] stride=1, SymInt[2] padding=0, SymInt[2] dilation=1, SymInt groups=1, "
@@ -52,9 +52,11 @@ def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
 
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, on(reference), "CompositeExplicitAutograd")
-        # The CUDA kernels validate once per shape and cache the launch: no wrapper around them.
-        CUDA_KERNELS[name] = on_cuda(plain_name, on(reference))
-        LIBRARY.impl(name, CUDA_KERNELS[name], "CUDA")
+        # These backends validate once per shape and cache the call: no wrapper around them.
+        KERNELS["CPU", name] = on_cpu(plain_name, on(reference))
+        KERNELS["CUDA", name] = on_cuda(plain_name, on(reference))
+        for backend in ("CPU", "CUDA"):
+            LIBRARY.impl(name, KERNELS[backend, name], backend)
         torch.library.register_fake(f"binop::{name}", on(fake), lib=LIBRARY)
         return function
 

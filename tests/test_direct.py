@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from binop.autograd import without_dispatch
+from binop.eager import without_dispatch
 
 Op = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -53,7 +53,7 @@ def test_info() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "binop", "info"], capture_output=True, text=True, check=True
     )
-    for part in (binop.__version__, torch.__version__, "cpu ", "cuda", "backend: reference"):
+    for part in (binop.__version__, torch.__version__, "cpu ", "cuda", "backend: packed kernels"):
         assert part in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which the reference sums, and the settings that could spoil them."""
+"""The two ways in which the reference sums, and the settings that could spoil sums anywhere."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def _onednn_off() -> Iterator[None]:
         torch.backends.mkldnn.enabled = True
 
 
+@pytest.mark.usefixtures("cpu_backend")
 @pytest.mark.parametrize("setting", [nullcontext, _autocast, _onednn_off])
 def test_large_sums_are_exact(
     setting: type[AbstractContextManager[object]], deep: tuple[torch.Tensor, torch.Tensor]
@@ -63,6 +64,7 @@ def test_large_sums_are_exact(
     assert torch.equal(y, _wanted(*deep))
 
 
+@pytest.mark.usefixtures("cpu_backend")
 def test_large_sums_are_exact_in_medium_precision(deep: tuple[torch.Tensor, torch.Tensor]) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -75,6 +77,7 @@ def test_large_sums_are_exact_in_medium_precision(deep: tuple[torch.Tensor, torc
         torch.set_float32_matmul_precision(before)
 
 
+@pytest.mark.usefixtures("cpu_backend")
 def test_autocast_keeps_the_dtype_of_x() -> None:
     x, weight, one = torch.randn(1, 8, 5, 5), torch.randn(4, 8, 3, 3), torch.ones(())
     wanted = ops.binary_conv2d(x, weight, one, one)
@@ -85,6 +88,7 @@ def test_autocast_keeps_the_dtype_of_x() -> None:
     assert torch.equal(half, wanted.bfloat16())
 
 
+@pytest.mark.usefixtures("cpu_backend")
 def test_one_thread_and_many_give_the_same_bits() -> None:
     x, weight = torch.randn(2, 65, 9, 9), torch.randn(7, 65, 3, 3)
     scale = torch.rand(7)

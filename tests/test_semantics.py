@@ -11,6 +11,8 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 
+pytestmark = pytest.mark.every_backend
+
 ops = torch.ops.binop
 PACKED = [case for case in CASES if can_pack(case)]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

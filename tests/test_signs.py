@@ -11,6 +11,8 @@ from torch._prims_common import suggest_memory_format
 
 from binop.layout import memory_format
 
+pytestmark = pytest.mark.every_backend
+
 ops = torch.ops.binop
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

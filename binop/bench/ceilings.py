@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from binop.backends import cpu_obstacle
 from binop.bench.clocks import Call, Clock
 from binop.bench.result import Ceiling
 
@@ -24,9 +25,9 @@ _MATMUL_DTYPES = {
     "cpu": {"fp32": torch.float32},
 }
 
-# Binary operations/s. torch has no binary matrix product to measure them with, so they come from
-# throw-away kernels that did nothing else (one H200, 132 SMs, driver 580, 2026-11-23). Devices
-# that nobody measured are missing, and the CPU is until binop has a CPU kernel to measure with.
+# Binary operations/s of GPUs. torch has no binary matrix product to measure them with, so they come
+# from throw-away kernels that did nothing else (one H200, 132 SMs, driver 580, 2026-11-23). GPUs
+# that nobody measured are missing. The CPU's are measured in every run.
 _MEASURED = "own micro-benchmark on one H200, 2026-11-23; not measured in this run"
 _BINARY_PEAKS = {
     "NVIDIA H200": (
@@ -51,6 +52,20 @@ def measure(clock: Clock, device: torch.device, threads: int | None) -> Iterator
     for name, dtype in _MATMUL_DTYPES[device.type].items():
         rate = 2 * size**3 / _seconds(clock, _matmul(device, dtype, size))
         yield Ceiling(name, rate, f"torch matmul, {size} cubed, random values", threads)
+    if device.type == "cpu" and cpu_obstacle() is None:
+        yield from _cpu_binary_peaks(threads or 1)
+
+
+def _cpu_binary_peaks(threads: int) -> Iterator[Ceiling]:
+    """Of the innermost instructions of the library's path, weights loaded from the first-level
+    cache; where these are no population count, also of the usual one by nibbles."""
+    from binop._cpu import library
+
+    path = library.default_path()
+    for name, usual, what in (("b1", False, "its own"), ("b1 usual", True, "nibble-shuffle")):
+        rate = max(library.peak(usual, threads) for _ in range(_ROUNDS))
+        if rate > 0:
+            yield Ceiling(name, rate, f"{path} path: {what} instructions alone", threads)
 
 
 def _copies(device: torch.device) -> tuple[int, list[Call]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binop.bench import gate
+from binop.bench import gate, openvino_peer
 from binop.bench.cases import ConvCase, Kind, PackCase
 from binop.bench.clocks import Call
 from binop.bench.operands import ConvOperands, PackOperands, copies
@@ -48,6 +48,8 @@ def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
     if kind == "pack":
         return _PACK
     peers = _CUDA_PEERS if device_type == "cuda" else _CPU_PEERS
+    if device_type == "cpu" and openvino_peer.available():
+        peers += (Recipe("openvino", False, _openvino),)
     if kind == "overhead":  # A compiled call measures Dynamo's guards, not an op.
         peers = tuple(recipe for recipe in peers if recipe.name != "simulated-compiled")
     return peers + _OURS
@@ -122,14 +124,14 @@ def _packed_to_float(operands: ConvOperands) -> Contender:
     return Contender(calls, work, _scaled_check(operands, "packed-to-float"))
 
 
-def _layer(operands: ConvOperands) -> Contender:
+def _layer(operands: ConvOperands, name: str, channels_last: bool) -> Contender:
     def layer(x: Tensor, *args: Any, **options: Any) -> Tensor:
         return torch.ops.binop.binary_conv2d_packed(torch.ops.binop.pack(x), *args, **options)
 
     dtype = operands.dtype
-    calls = _packed_calls(operands, layer, operands.x.cast(dtype, True))
+    calls = _packed_calls(operands, layer, operands.x.cast(dtype, channels_last))
     work = conv_work(operands.case.geometry, dtype, "packed", dtype, "b1", _SCALE_BYTES)
-    return Contender(calls, work, _scaled_check(operands, "layer"))
+    return Contender(calls, work, _scaled_check(operands, name))
 
 
 def _float_to_float(operands: ConvOperands, name: str, channels_last: bool) -> Contender:
@@ -186,6 +188,22 @@ def _simulated(operands: ConvOperands, channels_last: bool, compiled: bool) -> C
     return _float_conv(operands, operands.dtype, channels_last, function)
 
 
+def _openvino(operands: ConvOperands) -> Contender:
+    case, dtype = operands.case, operands.dtype
+    x, weight = (values.cast(dtype, False) for values in (operands.x, operands.weight))
+    call = openvino_peer.call(case, x, weight, operands.alpha)
+    ours = _scaled_check(operands, "openvino")
+
+    def check(y: Tensor) -> None:
+        try:
+            ours(y)
+        except gate.WrongResultError as error:  # a failed row, not the end of the run
+            raise RuntimeError(str(error)) from None
+
+    work = conv_work(case.geometry, dtype, "packed", dtype, "b1", _SCALE_BYTES)
+    return Contender([call], work, check)
+
+
 def _pack(operands: PackOperands, name: str, channels_last: bool) -> Contender:
     def check(y: Tensor) -> None:
         bits = operands.x.cast(operands.dtype, channels_last) >= 0
@@ -225,7 +243,8 @@ _OURS = (
     Recipe("packed-to-packed", True, _packed_to_packed),
     Recipe("packed-to-float", True, _packed_to_float),
     # What PackedBinaryConv2d does: float activations, weights packed beforehand.
-    Recipe("layer", True, _layer),
+    Recipe("layer", True, partial(_layer, name="layer", channels_last=True)),
+    Recipe("layer-nchw", True, partial(_layer, name="layer-nchw", channels_last=False)),
     _float_to_float_recipe("float-to-float", True),
     _float_to_float_recipe("float-to-float-nchw", False),
 )
@@ -238,6 +257,7 @@ _CPU_PEERS = (
     _conv2d_recipe("conv2d-fp32-nchw", torch.float32, False),
     _conv2d_recipe("conv2d-fp32", torch.float32, True),
     _conv2d_recipe("conv2d-bf16", torch.bfloat16, True),
+    _conv2d_recipe("conv2d-bf16-nchw", torch.bfloat16, False),
     *_simulated_recipes(False),
 )
 _PACK = (

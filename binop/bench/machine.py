@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from binop._version import __version__
+from binop.backends import cpu_obstacle
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -42,7 +43,11 @@ def describe(device: torch.device) -> dict[str, Any]:
         "binop": __version__,
     }
     if device.type == "cpu":
-        return facts | {"vectors": torch.backends.cpu.get_cpu_capability()}
+        return facts | {
+            "vectors": torch.backends.cpu.get_cpu_capability(),
+            "path": _path(),
+            "openvino": _version("openvino"),
+        }
     properties = torch.cuda.get_device_properties(device)
     return facts | {
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
@@ -53,6 +58,15 @@ def describe(device: torch.device) -> dict[str, Any]:
         "l2_bytes": properties.L2_cache_size,
         "memory_bytes": properties.total_memory,
     }
+
+
+def _path() -> str | None:
+    """The path of binop's CPU library; None where there is no library."""
+    if cpu_obstacle() is not None:
+        return None
+    from binop._cpu import library
+
+    return library.default_path()
 
 
 def commit(stated: str | None) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from binop.bench import cpu_tables
 from binop.bench.result import Group, Result, Row
+from binop.bench.text import Table, number, percent, rate
 
 # The contenders of the tables that a README shows; ``full`` has them all.
 _BRIEF = (
@@ -18,32 +19,6 @@ _BRIEF = (
     "float-to-float",
     "float-to-float-nchw",
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-def number(value: float) -> str:
-    """Three significant digits, never in scientific notation."""
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{digits}f}"
-
-
-def percent(share: float) -> str:
-    """Whole percent, tenths below 10."""
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
-
-
-def rate(per_second: float) -> str:
-    """Operations a second with the prefix that suits them."""
-    for prefix, unit in (("P", 1e15), ("T", 1e12)):
-        if per_second >= unit:
-            return f"{number(per_second / unit)} {prefix}OPS"
-    return f"{number(per_second / 1e9)} GOPS"
 
 
 def _layers(result: Result) -> Table:
@@ -172,6 +147,8 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "latency": _latency,
     "pack": _pack,
     "overhead": _overhead,
+    "cpu-layers": cpu_tables.layers,
+    "cpu-means": cpu_tables.means,
     "full": _full,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
-from binop.bench.tables import Table
+from binop.bench.text import Table
 
 
 def markdown(table: Table) -> str:

@@ -1,0 +1,191 @@
+"""The ops on CPU tensors, with the signatures and defaults of their schemas.
+
+The first call with a key (shapes, strides, dtypes, parameters) validates and plans; later ones
+only allocate and compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binop._cpu import library, prepare, weights
+
+# Prepared calls are small, but dynamic shapes may make any number of them.
+_MAX_PREPARED = 4096
+
+_prepared: dict[Hashable, Callable[..., Any]] = {}
+
+
+def _keep(key: Hashable, run: Callable[..., Any]) -> Callable[..., Any]:
+    if len(_prepared) >= _MAX_PREPARED:
+        _prepared.clear()
+    _prepared[key] = run
+    return run
+
+
+@contextmanager
+def isa(name: str) -> Iterator[None]:
+    """Computes on another path of the library meanwhile: for tests and benchmarks."""
+    before = library.use(name)
+    _prepared.clear()
+    weights.forget()
+    try:
+        yield
+    finally:
+        library.use(before)
+        _prepared.clear()
+        weights.forget()
+
+
+def binary_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    scale_a: Tensor,
+    scale_w: Tensor,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    pad_value: int = 0,
+    clip: float = 1.0,
+) -> Tensor:
+    key = (
+        x.shape,
+        x.stride(),
+        x.dtype,
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        scale_a.shape,
+        scale_a.dtype,
+        scale_w.shape,
+        scale_w.stride(),
+        scale_w.dtype,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        pad_value,
+        clip,
+    )
+    run = _prepared.get(key) or _keep(
+        key,
+        prepare.prepare_binary_conv2d(
+            x, weight, scale_a, scale_w, stride, padding, dilation, groups, pad_value, clip
+        ),
+    )
+    return run(x, weight, scale_a, scale_w)
+
+
+def pack(x: Tensor) -> Tensor:
+    key = ("pack", x.shape, x.stride(), x.dtype)
+    run = _prepared.get(key) or _keep(key, prepare.prepare_pack(x))
+    return run(x)
+
+
+def pack_with_mask(x: Tensor, scale_a: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    key = ("mask", x.shape, x.stride(), x.dtype, scale_a.shape, scale_a.dtype, clip)
+    run = _prepared.get(key) or _keep(key, prepare.prepare_pack_with_mask(x, scale_a, clip))
+    return run(x, scale_a)
+
+
+def unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+    packed = packed.contiguous()
+    key = ("unpack", packed.shape, packed.dtype, channels, dtype)
+    run = _prepared.get(key) or _keep(key, prepare.prepare_unpack(packed, channels, dtype))
+    return run(packed)
+
+
+def binary_conv2d_packed(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    pad_value: int = 0,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    x, weight = x.contiguous(), weight.contiguous()
+    key = (
+        x.shape,
+        x.dtype,
+        weight.shape,
+        weight.dtype,
+        channels,
+        scale.shape,
+        scale.stride(),
+        scale.dtype,
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        pad_value,
+        out_dtype,
+    )
+    run = _prepared.get(key) or _keep(
+        key,
+        prepare.prepare_binary_conv2d_packed(
+            x,
+            weight,
+            channels,
+            scale,
+            bias,
+            stride,
+            padding,
+            dilation,
+            groups,
+            pad_value,
+            out_dtype,
+        ),
+    )
+    return run(x, weight, scale, bias)
+
+
+def binary_conv2d_threshold(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    threshold: Tensor,
+    flip: Tensor,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    pad_value: int = 0,
+) -> Tensor:
+    x, weight = x.contiguous(), weight.contiguous()
+    key = (
+        x.shape,
+        x.dtype,
+        weight.shape,
+        weight.dtype,
+        channels,
+        threshold.shape,
+        threshold.stride(),
+        threshold.dtype,
+        flip.shape,
+        flip.stride(),
+        flip.dtype,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        pad_value,
+    )
+    run = _prepared.get(key) or _keep(
+        key,
+        prepare.prepare_binary_conv2d_threshold(
+            x, weight, channels, threshold, flip, stride, padding, dilation, groups, pad_value
+        ),
+    )
+    return run(x, weight, threshold, flip)

@@ -1,0 +1,278 @@
+"""Per shape: validated geometry, the library's plan, and the outputs' layout.
+
+Every ``prepare_*`` is called once per key of ``binop._cpu.ops`` with the op's arguments, checks
+them, and returns what the later calls with equal keys run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binop import checks
+from binop._cpu import abi, library, weights
+from binop.geometry import Conv2dGeometry
+from binop.layout import memory_format
+from binop.packing import word_count
+
+_empty = torch.empty_strided
+_threads = torch.get_num_threads
+
+
+def _packed_shape(x: Tensor) -> tuple[int, ...]:
+    images, channels, height, width = x.shape
+    return images, height, width, word_count(channels)
+
+
+def _dense_strides(shape: Sequence[int], channels_last: bool = False) -> tuple[int, ...]:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, device="meta", memory_format=layout).stride()
+
+
+def prepare_pack(x: Tensor) -> Callable[[Tensor], Tensor]:
+    checks.check_pack(x)
+    shape = _packed_shape(x)
+    strides = _dense_strides(shape)
+    if x.numel() == 0:
+        return lambda x: torch.zeros(shape, dtype=torch.int32)
+    spec = abi.PackSpec(library.current(), abi.image(x), 0.0, 0)
+    pack, reference = library.load().binop_cpu_pack, ctypes.byref(spec)
+
+    def run(x: Tensor) -> Tensor:
+        packed = _empty(shape, strides, dtype=torch.int32)
+        pack(reference, x.data_ptr(), packed.data_ptr(), None, None, _threads())
+        return packed
+
+    return run
+
+
+def prepare_pack_with_mask(
+    x: Tensor, scale_a: Tensor, clip: float
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    checks.check_pack_with_mask(x, scale_a, clip)
+    shape = _packed_shape(x)
+    strides = _dense_strides(shape)
+    if x.numel() == 0:
+        return lambda x, scale_a: (
+            torch.zeros(shape, dtype=torch.int32),
+            torch.zeros(shape, dtype=torch.int32),
+        )
+    spec = abi.PackSpec(library.current(), abi.image(x), clip, abi.DTYPES[scale_a.dtype])
+    pack, reference = library.load().binop_cpu_pack, ctypes.byref(spec)
+
+    def run(x: Tensor, scale_a: Tensor) -> tuple[Tensor, Tensor]:
+        signs = _empty(shape, strides, dtype=torch.int32)
+        mask = _empty(shape, strides, dtype=torch.int32)
+        pack(
+            reference,
+            x.data_ptr(),
+            signs.data_ptr(),
+            mask.data_ptr(),
+            scale_a.data_ptr(),
+            _threads(),
+        )
+        return signs, mask
+
+    return run
+
+
+def prepare_unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    checks.check_unpack(packed, channels, dtype)
+    images, height, width, _ = packed.shape
+    shape = (images, channels, height, width)
+    strides = (height * width * channels, 1, width * channels, channels)
+    pixels = images * height * width
+    spec = abi.UnpackSpec(library.current(), pixels, channels, abi.DTYPES[dtype])
+    unpack, reference = library.load().binop_cpu_unpack, ctypes.byref(spec)
+
+    def run(packed: Tensor) -> Tensor:
+        signs = _empty(shape, strides, dtype=dtype)
+        unpack(reference, packed.data_ptr(), signs.data_ptr(), _threads())
+        return signs
+
+    return run
+
+
+def _spec(
+    geometry: Conv2dGeometry,
+    x: abi.Image,
+    weight: abi.Image,
+    pad_value: int,
+    out_dtype: int,
+    channels_last: bool,
+    **per_channel: Tensor | None,
+) -> abi.ConvSpec:
+    pair = ctypes.c_int64 * 2
+    return abi.ConvSpec(
+        path=library.current(),
+        x=x,
+        weight=weight,
+        stride=pair(*geometry.stride),
+        padding=pair(*geometry.padding),
+        dilation=pair(*geometry.dilation),
+        groups=geometry.groups,
+        pad_value=pad_value,
+        out_size=pair(geometry.out_height, geometry.out_width),
+        out_dtype=out_dtype,
+        out_channels_last=channels_last,
+        **{name: abi.per_channel(values) for name, values in per_channel.items()},
+    )
+
+
+class _Plan:
+    """The library's plan of one convolution, and its call."""
+
+    def __init__(self, spec: abi.ConvSpec) -> None:
+        native = library.load()
+        reference = ctypes.byref(spec)
+        self.memory = ctypes.create_string_buffer(native.binop_cpu_plan_bytes(reference))
+        native.binop_cpu_plan(reference, self.memory)
+        self.conv = native.binop_cpu_conv
+        self._prepare = native.binop_cpu_prepare
+        self._prepared_bytes = native.binop_cpu_prepared_bytes(self.memory)
+        # What the layout of prepared weights depends on.
+        self._weight_key = (
+            spec.path,
+            tuple(spec.weight.shape),
+            spec.groups,
+            spec.pad_value == 0 and any(spec.padding),
+        )
+
+    def run(self, x: Tensor, weight: Tensor, out: Tensor, *pointers: int | None) -> Tensor:
+        """Writes the convolution of a packed weight into ``out``."""
+        key = (weight.data_ptr(), self._weight_key)
+        kept = weights.find(key) or self._keep(key, weight)
+        while True:
+            outcome = self.conv(
+                self.memory,
+                x.data_ptr(),
+                weight.data_ptr(),
+                kept.raw_pointer,
+                kept.prepared_pointer,
+                out.data_ptr(),
+                *pointers,
+                _threads(),
+            )
+            if outcome == abi.DONE:
+                return out
+            _require_memory(outcome)
+            kept = self._keep(key, weight)
+
+    def _keep(self, key: Any, weight: Tensor) -> weights.PreparedWeight:
+        def prepare(raw: int, prepared: int) -> None:
+            self._prepare(self.memory, raw, prepared, _threads())
+
+        return weights.keep(key, weight, self._prepared_bytes, prepare)
+
+
+def _require_memory(outcome: int) -> None:
+    if outcome == abi.NO_MEMORY:
+        raise MemoryError("binop: no memory for the packed operands of a convolution")
+
+
+def _packed_plan(
+    geometry: Conv2dGeometry, pad_value: int, out_dtype: int, **per_channel: Tensor | None
+) -> _Plan:
+    x = (geometry.batch, geometry.channels, geometry.height, geometry.width)
+    weight = (geometry.out_channels, geometry.group_channels, *geometry.kernel)
+    return _Plan(
+        _spec(
+            geometry,
+            abi.packed_image(x),
+            abi.packed_image(weight),
+            pad_value,
+            out_dtype,
+            True,
+            **per_channel,
+        )
+    )
+
+
+def _out_shape(geometry: Conv2dGeometry) -> tuple[int, ...]:
+    return geometry.batch, geometry.out_channels, geometry.out_height, geometry.out_width
+
+
+def prepare_binary_conv2d(
+    x: Tensor, weight: Tensor, scale_a: Tensor, scale_w: Tensor, *options: Any
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    geometry = checks.check_binary_conv2d(x, weight, scale_a, scale_w, *options)
+    channels_last = memory_format(x) is torch.channels_last
+    shape, dtype = _out_shape(geometry), x.dtype
+    strides = _dense_strides(shape, channels_last)
+    if geometry.batch == 0:
+        return lambda *tensors: _empty(shape, strides, dtype=dtype)
+    plan = _Plan(
+        _spec(
+            geometry,
+            abi.image(x),
+            abi.image(weight),
+            options[4],
+            abi.DTYPES[dtype],
+            channels_last,
+            scale_a=scale_a,
+            scale_w=scale_w,
+        )
+    )
+    conv, memory = plan.conv, plan.memory
+
+    def run(x: Tensor, weight: Tensor, scale_a: Tensor, scale_w: Tensor) -> Tensor:
+        out = _empty(shape, strides, dtype=dtype)
+        outcome = conv(
+            memory,
+            x.data_ptr(),
+            weight.data_ptr(),
+            None,
+            None,
+            out.data_ptr(),
+            scale_a.data_ptr(),
+            scale_w.data_ptr(),
+            None,
+            None,
+            None,
+            _threads(),
+        )
+        _require_memory(outcome)
+        return out
+
+    return run
+
+
+def prepare_binary_conv2d_packed(
+    x: Tensor, weight: Tensor, channels: int, scale: Tensor, bias: Tensor | None, *options: Any
+) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    geometry = checks.check_binary_conv2d_packed(x, weight, channels, scale, bias, *options)
+    dtype = options[-1]
+    shape = _out_shape(geometry)
+    strides = _dense_strides(shape, channels_last=True)
+    if geometry.batch == 0:
+        return lambda *tensors: _empty(shape, strides, dtype=dtype)
+    plan = _packed_plan(geometry, options[4], abi.DTYPES[dtype], scale_w=scale, bias=bias)
+
+    def run(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        out = _empty(shape, strides, dtype=dtype)
+        bias_pointer = None if bias is None else bias.data_ptr()
+        return plan.run(x, weight, out, None, scale.data_ptr(), bias_pointer, None, None)
+
+    return run
+
+
+def prepare_binary_conv2d_threshold(
+    x: Tensor, weight: Tensor, channels: int, threshold: Tensor, flip: Tensor, *options: Any
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    geometry = checks.check_binary_conv2d_threshold(x, weight, channels, threshold, flip, *options)
+    batch, out_channels, height, width = _out_shape(geometry)
+    shape = (batch, height, width, word_count(out_channels))
+    strides = _dense_strides(shape)
+    if batch == 0:
+        return lambda *tensors: _empty(shape, strides, dtype=torch.int32)
+    plan = _packed_plan(geometry, options[4], abi.BITS, threshold=threshold, flip=flip)
+
+    def run(x: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
+        out = _empty(shape, strides, dtype=torch.int32)
+        return plan.run(x, weight, out, None, None, None, threshold.data_ptr(), flip.data_ptr())
+
+    return run

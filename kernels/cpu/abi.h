@@ -1,0 +1,75 @@
+// What crosses the C ABI: plain structs of 64-bit integers, mirrored by binop/_cpu/abi.py.
+#pragma once
+
+#include <cstdint>
+
+using i64 = std::int64_t;
+
+// Element types by number.
+enum Dtype : i64 { kFloat16, kBfloat16, kFloat32, kFloat64, kInt8, kBits };
+
+// A 4-d tensor [N, C, H, W] of any strides, counted in elements.
+struct Image {
+  i64 dtype;
+  i64 shape[4];
+  i64 stride[4];
+};
+
+// Values per output channel: 0 in `stride` where one value serves all.
+struct PerChannel {
+  i64 dtype;
+  i64 stride;
+};
+
+// One convolution. `x` or `weight` of dtype kBits is packed already: contiguous, and its strides
+// are not read.
+struct ConvSpec {
+  i64 path;
+  Image x;
+  Image weight;  // [O, C/groups, KH, KW]
+  i64 stride[2];
+  i64 padding[2];
+  i64 dilation[2];
+  i64 groups;
+  i64 pad_value;
+  i64 out_size[2];
+  i64 out_dtype;  // kBits: thresholds instead of scales
+  i64 out_channels_last;
+  PerChannel scale_a;
+  PerChannel scale_w;
+  PerChannel bias;  // float32
+  PerChannel threshold;
+  PerChannel flip;
+};
+
+// The pointers of one call. `prepared` is what binop_cpu_prepare made of the packed weight whose
+// copy is `raw`, or null; scale_a and bias may be null.
+struct ConvPointers {
+  const void* x;
+  const void* weight;
+  const void* raw;
+  const void* prepared;
+  void* out;
+  const void* scale_a;
+  const void* scale_w;
+  const void* bias;
+  const void* threshold;
+  const void* flip;
+};
+
+struct PackSpec {
+  i64 path;
+  Image x;
+  double clip;
+  i64 scale_dtype;
+};
+
+struct UnpackSpec {
+  i64 path;
+  i64 pixels;
+  i64 channels;
+  i64 dtype;
+};
+
+// What binop_cpu_conv returns.
+enum Outcome : i64 { kDone, kStale, kNoMemory };
