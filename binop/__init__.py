@@ -4,7 +4,7 @@ Importing it registers the ops under ``torch.ops.binop`` and needs neither CuPy 
 """
 
 # autograd, flops, ops and vmap are imported for what they register.
-from binop import autograd, compat, flops, functional, nn, ops, vmap  # noqa: F401
+from binop import autograd, compat, flops, functional, inductor, nn, ops, vmap  # noqa: F401
 from binop._version import __version__
 from binop.conversion import Change, convert, pack_model
 
@@ -14,6 +14,7 @@ __all__ = [
     "compat",
     "convert",
     "functional",
+    "inductor",
     "nn",
     "pack_model",
 ]

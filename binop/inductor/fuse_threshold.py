@@ -1,0 +1,207 @@
+"""``pack(chain(binary_conv2d_packed(...)))`` -> ``binary_conv2d_threshold(...)``, where the
+chain's parameters are constants; a max-pool may stand inside the chain.
+
+For every output channel the decision ``chain(dot) >= 0`` is evaluated for every integer that
+``dot`` can be. If it flips at most once, the place of the flip is the threshold: no algebra, no
+tolerance, and right for negative and zero factors.
+
+A max-pool in the chain ``g(max(f(dot)))`` needs ``f`` to be monotonic in addition, and never NaN
+(a max-pool hands NaN on): where ``f`` rises, the largest dot of the window decides, so that the
+bits ``dot >= t`` are ORed; where it falls, the smallest, and the bits ``dot < t`` are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from binop.inductor import pool, report
+from binop.inductor.chain import CONVOLUTIONS, Chain, find_chain
+from binop.inductor.constants import Constants
+from binop.inductor.evaluate import Dots, Evaluator, known, sign_decisions
+from binop.inductor.graph import arguments, call, constant, is_op, replace, value
+from binop.inductor.thresholds import flips, read_off
+
+NAME = "threshold"
+POOL_NAME = "pool on bits"
+_ops = torch.ops.binop
+
+# Values that one block of channels is evaluated on: bounds the memory (16 MB a temporary).
+_BLOCK_VALUES = 2**22
+# Beyond this (minutes of evaluation) a layer stays as it is.
+_MOST_VALUES = 2**31
+
+
+@dataclass(frozen=True)
+class Site:
+    """A decision: ``pack(after(max_pool(before(convolution))))``, or without a pool
+    ``pack(after(convolution))``."""
+
+    pack: Node
+    convolution: Node
+    after: Chain
+    before: Chain | None = None
+
+    @property
+    def chains(self) -> list[Chain]:
+        return [self.after] if self.before is None else [self.before, self.after]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The op's operands, and the channels whose bits are inverted after the pool."""
+
+    threshold: Tensor
+    flip: Tensor
+    inverted: Tensor
+
+
+def run(graph: Graph, constants: Constants) -> None:
+    for node in list(graph.nodes):
+        if is_op(node, _ops.pack.default) and not node._erased:
+            site = find_site(node)
+            if isinstance(site, str):
+                report.left(NAME, node, site)
+            elif not known(constants, site.convolution, site.chains):
+                report.left(NAME, node, "parameters are not constant (options={'freezing': True})")
+            else:
+                _fuse(graph, site, constants)
+
+
+def _is_convolution(node: Node) -> bool:
+    return is_op(node, *CONVOLUTIONS)
+
+
+def find_site(pack: Node) -> Site | str:
+    """The convolution whose values a ``pack`` decides on, or why there is none."""
+    source: Node = pack.args[0]  # type: ignore[assignment]
+    after = find_chain(source, pack, lambda n: _is_convolution(n) or pool.is_max_pool(n))
+    if isinstance(after, str):
+        return after
+    if _is_convolution(after.root):
+        return Site(pack, after.root, after)
+    reason = pool.obstacle(after.root)
+    if reason is not None:
+        return f"max-pool: {reason}"
+    pool_node: Node = after.root.args[0]  # type: ignore[assignment]
+    before = find_chain(pool.pool_input(after.root), pool_node, _is_convolution)
+    if isinstance(before, str):
+        return f"before the max-pool, {before}"
+    return Site(pack, before.root, after, before)
+
+
+def _fuse(graph: Graph, site: Site, constants: Constants) -> None:
+    dots = Dots.of(site.convolution)
+    out_channels = value(site.convolution).shape[1]
+    if dots.count * out_channels > _MOST_VALUES:
+        report.left(NAME, site.pack, f"{dots.count} values of each sum are too many to evaluate")
+        return
+    decision = decide(site, constants, dots, out_channels)
+    if isinstance(decision, str):
+        report.left(NAME, site.pack, decision)
+        return
+    with graph.inserting_before(site.pack):
+        new = _emit(graph, site, decision)
+    report.done(NAME, site.convolution, describe(site))
+    if site.before is not None:
+        report.done(POOL_NAME, site.convolution, f"into {value(new).dtype} words")
+    replace(site.pack, new)
+
+
+def decide(
+    site: Site, constants: Constants, dots: Dots, out_channels: int
+) -> Decision | str:
+    """Thresholds of all channels, or why some channel has none."""
+    block = max(1, _BLOCK_VALUES // dots.count)
+    parts = []
+    with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+        for start in range(0, out_channels, block):
+            stop = min(start + block, out_channels)
+            part = _decide_block(site, Evaluator(constants, out_channels, start, stop), dots)
+            if isinstance(part, str):
+                return part
+            parts.append(part)
+        return Decision(
+            torch.cat([part.threshold for part in parts]),
+            torch.cat([part.flip for part in parts]),
+            torch.cat([part.inverted for part in parts]),
+        )
+
+
+def _decide_block(site: Site, evaluator: Evaluator, dots: Dots) -> Decision | str:
+    seed = evaluator.convolution(site.convolution, dots)
+    falling = None
+    if site.before is not None:
+        seed = evaluator.run(site.before, seed)
+        if value(site.before.last).dtype.itemsize == 2:
+            # Inductor writes what a pool reads to memory before it pools.
+            seed = seed.to(value(site.before.last).dtype).to(torch.float32)
+        falling = _falling(seed)
+        if isinstance(falling, str):
+            return falling
+    values = evaluator.run(site.after, seed)
+    decisions = sign_decisions(values, value(site.after.last).dtype)
+    several = int((flips(decisions) > 1).sum())
+    if several:
+        return f"the decision of {several} channels flips more than once"
+    threshold, flip = read_off(decisions, dots)
+    if falling is None:
+        return Decision(threshold, flip, torch.zeros_like(flip))
+    same = seed[0, :, 1:, 0] == seed[0, :, :-1, 0]
+    if bool((same & (decisions[:, 1:] != decisions[:, :-1])).any()):
+        return "before the max-pool, zeros of both signs lead to different decisions"
+    return Decision(threshold, falling, falling ^ flip)
+
+
+def _falling(values: Tensor) -> Tensor | str:
+    """Whether ``[1, channels, count, 1]`` falls with the dot, per channel."""
+    if bool(values.isnan().any()):
+        return "before the max-pool, values can be NaN"
+    steps = values[0, :, 1:, 0] - values[0, :, :-1, 0]
+    steps = torch.where(values[0, :, 1:, 0] == values[0, :, :-1, 0], 0.0, steps)  # inf - inf
+    rising, falling = (steps >= 0).all(1), (steps <= 0).all(1)
+    if not bool((rising | falling).all()):
+        return "before the max-pool, values are not monotonic"
+    return ~rising
+
+
+def _emit(graph: Graph, site: Site, decision: Decision) -> Node:
+    values = arguments(site.convolution)
+    new = call(
+        graph,
+        _ops.binary_conv2d_threshold.default,
+        values["x"],
+        values["weight"],
+        values["channels"],
+        constant(graph, decision.threshold, site.convolution),
+        constant(graph, decision.flip, site.convolution),
+        values["stride"],
+        values["padding"],
+        values["dilation"],
+        values["groups"],
+        values["pad_value"],
+    )
+    new.meta["nn_module_stack"] = site.convolution.meta.get("nn_module_stack")
+    if site.before is None:
+        return new
+    new = pool.or_pool(graph, new, site.after.root)
+    if bool(decision.inverted.any()):
+        with torch.utils._python_dispatch._disable_current_modes():
+            signs = torch.where(decision.inverted, 1.0, -1.0).reshape(1, -1, 1, 1)
+            words = _ops.pack(signs).reshape(-1)
+        mask = constant(graph, words, site.convolution)
+        new = call(graph, torch.ops.aten.bitwise_xor.Tensor, new, mask)
+    return new
+
+
+def describe(site: Site) -> str:
+    """The operations that went into the threshold, in order."""
+    names = []
+    for chain in site.chains:
+        if names:
+            names.append("max_pool2d")
+        names += [str(node.target).split(".")[1] for node in chain.nodes]
+    return ", ".join(names) or "nothing in between"
