@@ -10,11 +10,18 @@ torch 2.11 to 2.13 agree on ``(mode, options, dynamic)`` and on ``.config``). ``
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.fx import GraphModule
+
+_FREEZING_IS_LATE = (
+    "options={'freezing': True} freezes nothing: Dynamo reads torch._inductor.config.freezing "
+    "before it calls any backend, Inductor's own included. Set torch._inductor.config.freezing = "
+    "True (or TORCHINDUCTOR_FREEZING=1) before the first call"
+)
 
 
 def binop(
@@ -29,11 +36,14 @@ def binop(
     Raises:
         RuntimeError: for an unknown mode or option, or an option of the wrong type.
     """
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 
     from binop.inductor.passes import config_patches
 
     inductor = torch._TorchCompileInductorWrapper(mode, options, None)  # type: ignore[attr-defined]
+    if inductor.config.get("freezing") and not config.freezing and not torch.is_grad_enabled():
+        warnings.warn(_FREEZING_IS_LATE, stacklevel=2)
     return compile_fx(model, inputs, config_patches=config_patches(inductor.config))
 
 

@@ -1,8 +1,8 @@
 """Values that are known while compiling: what freezing makes constant, and what follows from it.
 
 Parameters count as constants only where Inductor freezes them too
-(``options={"freezing": True}`` and gradients off): otherwise they may change in place between
-calls. Uses the private ``torch._guards.TracingContext.params_flat_unwrap_subclasses``, from which
+(``torch._inductor.config.freezing`` and gradients off): otherwise they may change in place
+between calls. Uses the private ``torch._guards.TracingContext.params_flat_unwrap_subclasses``, from which
 Inductor's own freezing takes them (torch 2.11 to 2.13).
 """
 

@@ -52,27 +52,31 @@ class Site:
 
 @dataclass(frozen=True)
 class Decision:
-    """The op's operands, and the channels whose bits are inverted after the pool."""
+    """The op's operands, and the packed words that invert bits after the pool."""
 
     threshold: Tensor
     flip: Tensor
-    inverted: Tensor
+    inverted: Tensor | None
 
 
 def run(graph: Graph, constants: Constants) -> None:
     for node in list(graph.nodes):
-        if is_op(node, _ops.pack.default) and not node._erased:
+        if is_op(node, _ops.pack.default) and not _is_weight(node):
             site = find_site(node)
             if isinstance(site, str):
                 report.left(NAME, node, site)
             elif not known(constants, site.convolution, site.chains):
-                report.left(NAME, node, "parameters are not constant (options={'freezing': True})")
+                report.left(NAME, node, "parameters are not constant (see freezing)")
             else:
                 _fuse(graph, site, constants)
 
 
 def _is_convolution(node: Node) -> bool:
     return is_op(node, *CONVOLUTIONS)
+
+
+def _is_weight(pack: Node) -> bool:
+    return all(arguments(user).get("weight") is pack for user in pack.users if is_op(user, *CONVOLUTIONS)) and any(is_op(user, *CONVOLUTIONS) for user in pack.users)
 
 
 def find_site(pack: Node) -> Site | str:
@@ -124,14 +128,18 @@ def decide(
             if isinstance(part, str):
                 return part
             parts.append(part)
-        return Decision(
-            torch.cat([part.threshold for part in parts]),
-            torch.cat([part.flip for part in parts]),
-            torch.cat([part.inverted for part in parts]),
-        )
+        threshold, flip, inverted = (torch.cat(column) for column in zip(*parts, strict=True))
+        words = None
+        if bool(inverted.any()):
+            signs = torch.where(inverted, 1.0, -1.0)
+            words = _ops.pack(signs.reshape(1, -1, 1, 1)).reshape(-1)
+        return Decision(threshold, flip, words)
 
 
-def _decide_block(site: Site, evaluator: Evaluator, dots: Dots) -> Decision | str:
+def _decide_block(
+    site: Site, evaluator: Evaluator, dots: Dots
+) -> tuple[Tensor, Tensor, Tensor] | str:
+    """Per channel: threshold, flip, and whether the bit is inverted after the pool."""
     seed = evaluator.convolution(site.convolution, dots)
     falling = None
     if site.before is not None:
@@ -149,11 +157,11 @@ def _decide_block(site: Site, evaluator: Evaluator, dots: Dots) -> Decision | st
         return f"the decision of {several} channels flips more than once"
     threshold, flip = read_off(decisions, dots)
     if falling is None:
-        return Decision(threshold, flip, torch.zeros_like(flip))
+        return threshold, flip, torch.zeros_like(flip)
     same = seed[0, :, 1:, 0] == seed[0, :, :-1, 0]
     if bool((same & (decisions[:, 1:] != decisions[:, :-1])).any()):
         return "before the max-pool, zeros of both signs lead to different decisions"
-    return Decision(threshold, falling, falling ^ flip)
+    return threshold, falling, falling ^ flip
 
 
 def _falling(values: Tensor) -> Tensor | str:
@@ -188,11 +196,8 @@ def _emit(graph: Graph, site: Site, decision: Decision) -> Node:
     if site.before is None:
         return new
     new = pool.or_pool(graph, new, site.after.root)
-    if bool(decision.inverted.any()):
-        with torch.utils._python_dispatch._disable_current_modes():
-            signs = torch.where(decision.inverted, 1.0, -1.0).reshape(1, -1, 1, 1)
-            words = _ops.pack(signs).reshape(-1)
-        mask = constant(graph, words, site.convolution)
+    if decision.inverted is not None:
+        mask = constant(graph, decision.inverted, site.convolution)
         new = call(graph, torch.ops.aten.bitwise_xor.Tensor, new, mask)
     return new
 
