@@ -1,9 +1,11 @@
-"""``pack(chain(binary_conv2d_packed(...)))`` -> ``binary_conv2d_threshold(...)``, where the
-chain's parameters are constants; a max-pool may stand inside the chain.
+"""``pack(chain(binary_conv2d_packed(...)))`` -> ``binary_conv2d_threshold(...)``; a max-pool may
+stand inside the chain.
 
-For every output channel the decision ``chain(dot) >= 0`` is evaluated for every integer that
-``dot`` can be. If it flips at most once, the place of the flip is the threshold: no algebra, no
-tolerance, and right for negative and zero factors.
+Where the chain's parameters are constants, the decision ``chain(dot) >= 0`` is evaluated for
+every integer that ``dot`` can be, per output channel. If it flips at most once, the place of the
+flip is the threshold: no algebra, no tolerance, and right for negative and zero factors. Where
+they are not, the chain must be monotonic by its structure, and ``search`` finds the place at run
+time.
 
 A max-pool in the chain ``g(max(f(dot)))`` needs ``f`` to be monotonic in addition, and never NaN
 (a max-pool hands NaN on): where ``f`` rises, the largest dot of the window decides, so that the
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from binop.inductor import pool, report
+from binop.inductor import monotonic, pool, report, search
 from binop.inductor.chain import CONVOLUTIONS, Chain, find_chain
 from binop.inductor.constants import Constants
 from binop.inductor.evaluate import Dots, Evaluator, known, sign_decisions
@@ -28,6 +30,7 @@ from binop.inductor.thresholds import flips, read_off
 NAME = "threshold"
 POOL_NAME = "pool on bits"
 _ops = torch.ops.binop
+_aten = torch.ops.aten
 
 # Values that one block of channels is evaluated on: bounds the memory (16 MB a temporary).
 _BLOCK_VALUES = 2**22
@@ -63,12 +66,9 @@ def run(graph: Graph, constants: Constants) -> None:
     for node in list(graph.nodes):
         if is_op(node, _ops.pack.default) and not _is_weight(node):
             site = find_site(node)
-            if isinstance(site, str):
-                report.left(NAME, node, site)
-            elif not known(constants, site.convolution, site.chains):
-                report.left(NAME, node, "parameters are not constant (see freezing)")
-            else:
-                _fuse(graph, site, constants)
+            reason = site if isinstance(site, str) else _fuse(graph, site, constants)
+            if reason is not None:
+                report.left(NAME, node, reason)
 
 
 def _is_convolution(node: Node) -> bool:
@@ -97,28 +97,39 @@ def find_site(pack: Node) -> Site | str:
     return Site(pack, before.root, after, before)
 
 
-def _fuse(graph: Graph, site: Site, constants: Constants) -> None:
+def _fuse(graph: Graph, site: Site, constants: Constants) -> str | None:
+    """Rewrites a site; returns the reason if it cannot."""
     dots = Dots.of(site.convolution)
+    if known(constants, site.convolution, site.chains):
+        decision = decide(site, constants, dots)
+        if isinstance(decision, str):
+            return decision
+        with graph.inserting_before(site.pack):
+            operands = _constant_operands(graph, site, decision)
+            new = _emit(graph, site, operands)
+        how = "constant"
+    else:
+        for chain in site.chains:
+            reason = monotonic.obstacle(chain)
+            if reason is not None:
+                return f"parameters are not constant (is freezing on?), and {reason}"
+        if not search.pays(site.convolution, dots):
+            return "parameters are not constant, and a search costs more than so small an image"
+        with graph.inserting_before(site.pack):
+            new = _emit(graph, site, _searched_operands(graph, site, dots))
+        how = "searched at run time"
+    report.done(NAME, site.convolution, f"{how}: {describe(site)}")
+    if site.before is not None:
+        report.done(POOL_NAME, site.convolution, "OR over windows of words")
+    replace(site.pack, new)
+    return None
+
+
+def decide(site: Site, constants: Constants, dots: Dots) -> Decision | str:
+    """Thresholds of all channels, or why some channel has none."""
     out_channels = value(site.convolution).shape[1]
     if dots.count * out_channels > _MOST_VALUES:
-        report.left(NAME, site.pack, f"{dots.count} values of each sum are too many to evaluate")
-        return
-    decision = decide(site, constants, dots, out_channels)
-    if isinstance(decision, str):
-        report.left(NAME, site.pack, decision)
-        return
-    with graph.inserting_before(site.pack):
-        new = _emit(graph, site, decision)
-    report.done(NAME, site.convolution, describe(site))
-    if site.before is not None:
-        report.done(POOL_NAME, site.convolution, f"into {value(new).dtype} words")
-    replace(site.pack, new)
-
-
-def decide(
-    site: Site, constants: Constants, dots: Dots, out_channels: int
-) -> Decision | str:
-    """Thresholds of all channels, or why some channel has none."""
+        return f"{dots.count} values of each sum are too many to evaluate"
     block = max(1, _BLOCK_VALUES // dots.count)
     parts = []
     with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
@@ -176,7 +187,36 @@ def _falling(values: Tensor) -> Tensor | str:
     return ~rising
 
 
-def _emit(graph: Graph, site: Site, decision: Decision) -> Node:
+# Threshold, flip, and the words that invert bits after a pool.
+Operands = tuple[Node, Node, Node | None]
+
+
+def _constant_operands(graph: Graph, site: Site, decision: Decision) -> Operands:
+    threshold, flip, inverted = (
+        None if data is None else constant(graph, data, site.convolution)
+        for data in (decision.threshold, decision.flip, decision.inverted)
+    )
+    assert threshold is not None and flip is not None
+    return threshold, flip, inverted
+
+
+def _searched_operands(graph: Graph, site: Site, dots: Dots) -> Operands:
+    found = search.Search(graph, site.convolution, site.chains, dots)
+    threshold, flip = found.thresholds()
+    if site.before is None:
+        return threshold, flip, None
+    falling = found.falling()
+    inverted = call(graph, _aten.bitwise_xor.Tensor, falling, flip)
+    signs = call(graph, _aten.view.default, inverted, [1, -1, 1, 1])
+    signs = call(graph, torch.ops.prims.convert_element_type.default, signs, torch.int8)
+    # pack takes 0 for +1: 0 and -1, and inverted ones must be set bits.
+    signs = call(graph, _aten.sub.Tensor, signs, 1)
+    words = call(graph, _ops.pack.default, signs)
+    return threshold, falling, call(graph, _aten.view.default, words, [-1])
+
+
+def _emit(graph: Graph, site: Site, operands: Operands) -> Node:
+    threshold, flip, inverted = operands
     values = arguments(site.convolution)
     new = call(
         graph,
@@ -184,8 +224,8 @@ def _emit(graph: Graph, site: Site, decision: Decision) -> Node:
         values["x"],
         values["weight"],
         values["channels"],
-        constant(graph, decision.threshold, site.convolution),
-        constant(graph, decision.flip, site.convolution),
+        threshold,
+        flip,
         values["stride"],
         values["padding"],
         values["dilation"],
@@ -196,10 +236,9 @@ def _emit(graph: Graph, site: Site, decision: Decision) -> Node:
     if site.before is None:
         return new
     new = pool.or_pool(graph, new, site.after.root)
-    if decision.inverted is not None:
-        mask = constant(graph, decision.inverted, site.convolution)
-        new = call(graph, torch.ops.aten.bitwise_xor.Tensor, new, mask)
-    return new
+    if inverted is None:
+        return new
+    return call(graph, _aten.bitwise_xor.Tensor, new, inverted)
 
 
 def describe(site: Site) -> str:
