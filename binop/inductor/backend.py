@@ -41,10 +41,11 @@ def binop(
 
     from binop.inductor.passes import config_patches
 
-    inductor = torch._TorchCompileInductorWrapper(mode, options, None)  # type: ignore[attr-defined]
+    inductor = torch._TorchCompileInductorWrapper(mode, options, None)
     if inductor.config.get("freezing") and not config.freezing and not torch.is_grad_enabled():
         warnings.warn(_FREEZING_IS_LATE, stacklevel=2)
-    return compile_fx(model, inputs, config_patches=config_patches(inductor.config))
+    compiled: Any = compile_fx(model, inputs, config_patches=config_patches(inductor.config))
+    return compiled
 
 
 def _reset() -> None:

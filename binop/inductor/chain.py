@@ -129,9 +129,11 @@ def _is_per_channel(node: Node) -> bool:
     if found is None:
         return False
     sizes = [1] * (4 - found.ndim) + list(found.shape)
-    return len(sizes) == 4 and all(
-        isinstance(sizes[axis], int) and sizes[axis] == 1 for axis in (0, 2, 3)
-    ) and not _depends_on_image(node)
+    return (
+        len(sizes) == 4
+        and all(isinstance(sizes[axis], int) and sizes[axis] == 1 for axis in (0, 2, 3))
+        and not _depends_on_image(node)
+    )
 
 
 def _depends_on_image(node: Node) -> bool:

@@ -2,20 +2,20 @@
 
 Parameters count as constants only where Inductor freezes them too
 (``torch._inductor.config.freezing`` and gradients off): otherwise they may change in place
-between calls. Uses the private ``torch._guards.TracingContext.params_flat_unwrap_subclasses``, from which
-Inductor's own freezing takes them (torch 2.11 to 2.13).
+between calls. They come from where Inductor's own freezing takes them, the private
+``torch._guards.TracingContext.params_flat_unwrap_subclasses`` (torch 2.11 to 2.13).
 """
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map
+
+from binop.inductor.graph import substitute
 
 # A longer computation on parameters than this would be a network of its own.
 _MOST_NODES = 1000
@@ -51,7 +51,7 @@ class Constants:
         known = {argument: self.get(argument) for argument in node.all_input_nodes}
         if any(found is None for found in known.values()):
             return None
-        args, kwargs = _substitute((node.args, node.kwargs), known)
+        args, kwargs = substitute((node.args, node.kwargs), known)
         result = node.target(*args, **kwargs)
         return result if isinstance(result, Tensor) else None
 
@@ -64,10 +64,6 @@ class Constants:
             return None
         found = attrgetter(str(node.target))(self._module)
         return found if isinstance(found, Tensor) else None
-
-
-def _substitute(tree: Any, known: dict[Node, Any]) -> Any:
-    return tree_map(lambda x: known[x] if isinstance(x, Node) else x, tree)
 
 
 def _frozen_parameters(graph: Graph) -> dict[Node, Tensor]:

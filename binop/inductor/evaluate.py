@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.utils._pytree import tree_map
 
 from binop.inductor.chain import Chain
 from binop.inductor.constants import Constants
@@ -78,7 +77,9 @@ class Evaluator:
         return env[chain.last]
 
     def _call(self, node: Node, env: dict[Node, Any]) -> Tensor:
-        args, kwargs = tree_map(lambda x: env[x] if isinstance(x, Node) else x, (node.args, node.kwargs))
+        args, kwargs = tree_map(
+            lambda x: env[x] if isinstance(x, Node) else x, (node.args, node.kwargs)
+        )
         dtype = value(node).dtype
         if node.target is _CONVERT and dtype in _HALVES:
             result = args[0].to(torch.float32)

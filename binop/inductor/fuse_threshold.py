@@ -76,7 +76,8 @@ def _is_convolution(node: Node) -> bool:
 
 
 def _is_weight(pack: Node) -> bool:
-    return all(arguments(user).get("weight") is pack for user in pack.users if is_op(user, *CONVOLUTIONS)) and any(is_op(user, *CONVOLUTIONS) for user in pack.users)
+    readers = [user for user in pack.users if is_op(user, *CONVOLUTIONS)]
+    return bool(readers) and all(arguments(user)["weight"] is pack for user in readers)
 
 
 def find_site(pack: Node) -> Site | str:
@@ -152,15 +153,15 @@ def _decide_block(
 ) -> tuple[Tensor, Tensor, Tensor] | str:
     """Per channel: threshold, flip, and whether the bit is inverted after the pool."""
     seed = evaluator.convolution(site.convolution, dots)
-    falling = None
+    falling: Tensor | str | None = None
     if site.before is not None:
         seed = evaluator.run(site.before, seed)
         if value(site.before.last).dtype.itemsize == 2:
             # Inductor writes what a pool reads to memory before it pools.
             seed = seed.to(value(site.before.last).dtype).to(torch.float32)
         falling = _falling(seed)
-        if isinstance(falling, str):
-            return falling
+    if isinstance(falling, str):
+        return falling
     values = evaluator.run(site.after, seed)
     decisions = sign_decisions(values, value(site.after.last).dtype)
     several = int((flips(decisions) > 1).sum())
@@ -196,7 +197,8 @@ def _constant_operands(graph: Graph, site: Site, decision: Decision) -> Operands
         None if data is None else constant(graph, data, site.convolution)
         for data in (decision.threshold, decision.flip, decision.inverted)
     )
-    assert threshold is not None and flip is not None
+    assert threshold is not None
+    assert flip is not None
     return threshold, flip, inverted
 
 
@@ -243,7 +245,7 @@ def _emit(graph: Graph, site: Site, operands: Operands) -> Node:
 
 def describe(site: Site) -> str:
     """The operations that went into the threshold, in order."""
-    names = []
+    names: list[str] = []
     for chain in site.chains:
         if names:
             names.append("max_pool2d")

@@ -12,6 +12,9 @@ from torch.utils._pytree import tree_map
 
 _MODULE_STACK = "nn_module_stack"
 
+# The number of torch.float32 in c10::ScalarType.
+_FLOAT32 = 6
+
 
 def is_op(node: object, *overloads: Any) -> bool:
     """Whether a node calls one of these overloads (``torch.ops.aten.add.Tensor``)."""
@@ -28,8 +31,16 @@ def arguments(node: Node) -> dict[str, Any]:
         elif argument.name in node.kwargs:
             values[argument.name] = node.kwargs[argument.name]
         else:
-            values[argument.name] = argument.default_value
+            values[argument.name] = _default(argument)
     return values
+
+
+def _default(argument: Any) -> Any:
+    # Defaults of dtypes come as numbers, and our ops' one such default is float32.
+    if str(argument.real_type) == "ScalarType" and argument.default_value is not None:
+        assert argument.default_value == _FLOAT32, argument
+        return torch.float32
+    return argument.default_value
 
 
 def value(node: Node) -> Any:
@@ -46,9 +57,8 @@ def tensor(node: object) -> Tensor | None:
 def call(graph: Graph, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
     """Appends a call at the insertion point, with the FakeTensor that it returns."""
     node = graph.call_function(target, args, kwargs)
-    fake_args, fake_kwargs = tree_map(
-        lambda x: value(x) if isinstance(x, Node) else x, (args, kwargs)
-    )
+    inputs = {argument: value(argument) for argument in node.all_input_nodes}
+    fake_args, fake_kwargs = substitute((args, kwargs), inputs)
     modes = [t.fake_mode for t in _fake_tensors((fake_args, fake_kwargs))]
     if modes:
         with modes[0]:
@@ -56,6 +66,11 @@ def call(graph: Graph, target: Callable[..., Any], *args: Any, **kwargs: Any) ->
     else:
         node.meta["val"] = target(*fake_args, **fake_kwargs)
     return node
+
+
+def substitute(tree: Any, values: dict[Node, Any]) -> Any:
+    """Arguments with the nodes in ``values`` replaced; other nodes stay."""
+    return tree_map(lambda x: values.get(x, x) if isinstance(x, Node) else x, tree)
 
 
 def _fake_tensors(tree: Any) -> list[Any]:

@@ -136,4 +136,3 @@ def constant_number(node: Node) -> float | None:
         return None
     fill = node.args[1]
     return float(fill) if isinstance(fill, int | float) else None
-

@@ -27,7 +27,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.pattern_matcher import stable_topological_sort
 from torch.fx import Graph
 
-from binop.inductor import fuse_threshold, lower_conv, share
+from binop.inductor import fuse_cat, fuse_threshold, lower_conv, share
 from binop.inductor.constants import Constants
 
 HOOK = "joint_custom_pre_pass"
@@ -41,6 +41,7 @@ class BinopPass(CustomGraphPass):
             return
         lower_conv.run(graph)
         stable_topological_sort(graph)
+        fuse_cat.run(graph)
         share.run(graph)
         if not _is_training(graph):
             fuse_threshold.run(graph, Constants(graph))

@@ -71,7 +71,14 @@ def or_pool(graph: Graph, packed: Node, node: Node) -> Node:
     # Zeros do not count in an OR, nor does padding in a max-pool. With ceil_mode windows reach
     # further at the end.
     ends = [
-        max(0, (outputs[i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 - sizes[i] - padding[i])
+        max(
+            0,
+            (outputs[i] - 1) * stride[i]
+            + (kernel[i] - 1) * dilation[i]
+            + 1
+            - sizes[i]
+            - padding[i],
+        )
         for i in (0, 1)
     ]
     if any(padding) or any(ends):

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
-from torch.utils._pytree import tree_map
 
 from binop.inductor.bits import sign_bits
 from binop.inductor.chain import Chain
 from binop.inductor.evaluate import Dots
-from binop.inductor.graph import arguments, call, value
+from binop.inductor.graph import arguments, call, substitute, value
 
 _aten = torch.ops.aten
 _prims = torch.ops.prims
@@ -95,9 +94,7 @@ class Search:
         for chain in chains:
             env[chain.root] = y
             for node in chain.nodes:
-                args, kwargs = tree_map(
-                    lambda x: env.get(x, x) if isinstance(x, Node) else x, (node.args, node.kwargs)
-                )
+                args, kwargs = substitute((node.args, node.kwargs), env)
                 env[node] = self._call(node.target, *args, **kwargs)
             y = env.get(chain.last, y)
             if chain is not self._chains[-1]:

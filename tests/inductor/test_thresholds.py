@@ -190,7 +190,11 @@ POOLS = {
 @pytest.mark.parametrize("freezing", [True, False])
 def test_pool_on_bits(pool: str, freezing: bool) -> None:
     x = images()
-    for chain in ((Scaled(), POOLS[pool]), (POOLS[pool], Scaled()), (Scaled(), POOLS[pool], Scaled())):
+    for chain in (
+        (Scaled(), POOLS[pool]),
+        (POOLS[pool], Scaled()),
+        (Scaled(), POOLS[pool], Scaled()),
+    ):
         model = Network(*chain).eval()
         got = rewrite(model, x, freezing=freezing)
         assert torch.equal(got.output, model(x))
