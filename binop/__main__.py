@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from binop import _compile, _info, bench
+from binop import _compile, _explain, _info, bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,9 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _compile.add_arguments(
         commands.add_parser("compile-kernels", help="compile the CUDA kernels; needs no GPU")
     )
+    _explain.add_arguments(
+        commands.add_parser("explain", help="what the compiler plugin makes of a model")
+    )
     options = parser.parse_args(arguments)
     if options.command == "compile-kernels":
         return _compile.run(options)
+    if options.command == "explain":
+        return _explain.run(options)
     if options.command == "bench":
         return bench.run(options)
     print("\n".join(_info.lines()))

@@ -19,7 +19,7 @@ from torch.fx import Node
 
 from binop.inductor.chain import Chain
 from binop.inductor.constants import Constants
-from binop.inductor.graph import arguments, value
+from binop.inductor.graph import arguments, substitute, value
 
 _HALVES = (torch.float16, torch.bfloat16)
 _CONVERT = torch.ops.prims.convert_element_type.default
@@ -77,9 +77,7 @@ class Evaluator:
         return env[chain.last]
 
     def _call(self, node: Node, env: dict[Node, Any]) -> Tensor:
-        args, kwargs = tree_map(
-            lambda x: env[x] if isinstance(x, Node) else x, (node.args, node.kwargs)
-        )
+        args, kwargs = substitute((node.args, node.kwargs), env)
         dtype = value(node).dtype
         if node.target is _CONVERT and dtype in _HALVES:
             result = args[0].to(torch.float32)

@@ -58,6 +58,7 @@ def _lower(graph: Graph, node: Node) -> None:
     with graph.inserting_before(insertion):
         if signs is None:
             signs = call(graph, _ops.pack.default, x)
+            signs.meta["nn_module_stack"] = node.meta.get("nn_module_stack")
         packed_weight = call(graph, _ops.pack.default, weight)
         alpha = _alpha(graph, values["scale_a"], values["scale_w"])
         y = call(

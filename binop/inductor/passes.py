@@ -99,16 +99,7 @@ def chained(existing: Any) -> Any:
 
 
 def config_patches(configured: dict[str, Any] | None = None) -> dict[str, Any]:
-    """``configured`` (Inductor options by name) with binop's pass added.
-
-    For those who call Inductor themselves::
-
-        torch.compile(model, options=binop.inductor.config_patches())
-        torch._inductor.aoti_compile_and_package(
-            program, inductor_configs=binop.inductor.config_patches({"freezing": True}))
-
-    A pass that stands in ``configured``, or else in ``torch._inductor.config``, runs before it.
-    """
+    """See ``binop.inductor.config_patches``."""
     from torch._inductor import config
 
     patches = dict(configured or {})
