@@ -7,7 +7,8 @@ reads. It may branch and join inside (``where(x > 0, x, slope * x)``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -96,9 +97,9 @@ def find_chain(last: Node, consumer: Node, is_root: Callable[[Node], bool]) -> C
     inside: dict[Node, None] = {}
     operands: dict[Node, None] = {}
     found: dict[Node, None] = {}
-    waiting = [last]
+    waiting = deque([last])
     while waiting:
-        node = waiting.pop()
+        node = waiting.popleft()
         if node in inside or node in operands or node in found:
             continue
         if is_root(node):
@@ -109,18 +110,26 @@ def find_chain(last: Node, consumer: Node, is_root: Callable[[Node], bool]) -> C
             inside[node] = None
             waiting.extend(node.all_input_nodes)
         else:
-            return f"it is fed by {_name(node)}"
+            # The nearer obstacle says more.
+            return _other_reader(inside, consumer) or f"it is fed by {_name(node)}"
+    reason = _other_reader([*inside, *found], consumer)
+    if reason is not None:
+        return reason
     if len(found) != 1:
         return f"it is fed by {len(found)} convolutions or pools"
     (root,) = found
-    allowed = {consumer, *inside}
-    for node in (root, *inside):
-        others = [user for user in node.users if user not in allowed]
-        if others:
-            return f"{_name(others[0])} reads the float values, too"
     order = {node: index for index, node in enumerate(root.graph.nodes)}
     nodes = sorted(inside, key=order.__getitem__)
     return Chain(root, last, nodes, list(operands))
+
+
+def _other_reader(inside: Collection[Node], consumer: Node) -> str | None:
+    """Who else needs the floats of a chain, nearest to its end first."""
+    for node in inside:
+        for user in node.users:
+            if user is not consumer and user not in inside:
+                return f"{_name(user)} reads the float values, too"
+    return None
 
 
 def _is_per_channel(node: Node) -> bool:

@@ -35,9 +35,7 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.sign = ApproxSign()
-        self.conv = BinaryConv2d(
-            inputs, outputs, 3, stride, padding=1, bias=False, clip=math.inf
-        )
+        self.conv = BinaryConv2d(inputs, outputs, 3, stride, padding=1, bias=False, clip=math.inf)
         self.norm = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
