@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binop.bench import gate
-from binop.bench.cases import ConvCase, Kind, PackCase
+from binop.bench import gate, networks
+from binop.bench.cases import ConvCase, Kind, NetworkCase, PackCase
 from binop.bench.clocks import Call
 from binop.bench.operands import ConvOperands, PackOperands, copies
 from binop.bench.work import Work, conv_work, copy_work, pack_work
@@ -32,6 +32,8 @@ class Contender:
     calls: Sequence[Call]
     work: Work
     check: Callable[[Tensor], None] | None = None
+    # Whether to list the kernels of a call beside its time (on CUDA).
+    by_kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
     """The contenders for a kind of case, peers first."""
     if kind == "pack":
         return _PACK
+    if kind == "network":
+        return _NETWORKS
     peers = _CUDA_PEERS if device_type == "cuda" else _CPU_PEERS
     if kind == "overhead":  # A compiled call measures Dynamo's guards, not an op.
         peers = tuple(recipe for recipe in peers if recipe.name != "simulated-compiled")
@@ -54,14 +58,19 @@ def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
 
 
 # Whom speed-ups refer to, by kind of device: the fastest of these on the case.
-PEERS = {"cuda": ("conv2d-bf16",), "cpu": ("conv2d-fp32", "conv2d-fp32-nchw")}
+PEERS = {
+    "cuda": ("conv2d-bf16", "float-compiled"),
+    "cpu": ("conv2d-fp32", "conv2d-fp32-nchw", "float-compiled"),
+}
 
 
 def operands_for(
-    case: ConvCase | PackCase, device: torch.device, seed: int, cold_bytes: int
-) -> ConvOperands | PackOperands:
+    case: ConvCase | PackCase | NetworkCase, device: torch.device, seed: int, cold_bytes: int
+) -> ConvOperands | PackOperands | networks.NetworkOperands:
     """Random inputs: bfloat16 on CUDA, float32 on the CPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(case, NetworkCase):
+        return networks.NetworkOperands(case, device, dtype, seed)
     if isinstance(case, PackCase):
         return PackOperands(case, device, dtype, seed, cold_bytes)
     return ConvOperands(case, device, dtype, seed, cold_bytes)
@@ -202,6 +211,28 @@ def _copy(operands: PackOperands) -> Contender:
     return Contender(calls, copy_work(operands.case, operands.dtype))
 
 
+def _network(
+    operands: networks.NetworkOperands,
+    name: str,
+    model: Callable[[networks.NetworkOperands], nn.Module],
+    backend: str,
+    pack_devices: set[str] | None = None,
+) -> Contender:
+    calls, work = networks.calls(operands, model(operands), backend, pack_devices)
+    check = partial(networks.check, operands, name) if backend == "binop" else None
+    return Contender(calls, work, check, by_kernel=True)
+
+
+def _network_recipe(
+    name: str,
+    model: Callable[[networks.NetworkOperands], nn.Module],
+    backend: str = "inductor",
+    pack_devices: set[str] | None = None,
+) -> Recipe:
+    build = partial(_network, name=name, model=model, backend=backend, pack_devices=pack_devices)
+    return Recipe(name, backend == "binop", build)
+
+
 def _float_to_float_recipe(name: str, channels_last: bool) -> Recipe:
     build = partial(_float_to_float, name=name, channels_last=channels_last)
     return Recipe(name, True, build)
@@ -246,10 +277,22 @@ _PACK = (
     _pack_recipe("pack-nchw", False),
 )
 
+_NETWORKS = (
+    _network_recipe("float-compiled", networks.NetworkOperands.float_peer),
+    _network_recipe("simulated-compiled", networks.NetworkOperands.simulated),
+    # binop's ops without its graph passes.
+    _network_recipe("inductor", lambda operands: operands.binary),
+    # binop's passes, with pack as an op and as part of the pointwise kernels.
+    _network_recipe("binop-pack-op", lambda operands: operands.binary, "binop", set()),
+    _network_recipe(
+        "binop-pack-inline", lambda operands: operands.binary, "binop", {"cpu", "cuda"}
+    ),
+)
+
 
 def require_names(device_type: str, names: Sequence[str] | None) -> None:
     """Raises ValueError for a name that no kind of case has a contender of."""
-    known = [r.name for kind in ("layer", "pack") for r in recipes(device_type, kind)]
+    known = [r.name for kind in ("layer", "pack", "network") for r in recipes(device_type, kind)]
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
         raise ValueError(

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from binop.bench import ceilings
+from binop.bench import ceilings, networks
 from binop.bench.cases import Case
 from binop.bench.clocks import Clock, Sample, WallClock
 from binop.bench.contenders import PEERS, Contender, Recipe, operands_for, recipes
@@ -48,6 +49,7 @@ class _Entry:
     sample: Sample | None = None
     times: list[float] | None = None
     error: str | None = None
+    kernels: list[dict[str, Any]] | None = None
 
 
 def run(plan: Plan, report: Callable[[str], None]) -> tuple[list[Ceiling], list[Group]]:
@@ -128,6 +130,10 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
             _check_sample(contender, entry.sample)
             entry.contender = contender
     _take_turns(entries, clock, plan)
+    for entry in entries:
+        if plan.device.type == "cuda" and entry.contender is not None and entry.contender.by_kernel:
+            with _reported(entry):
+                entry.kernels = networks.breakdown(entry.contender.calls[0])
     rows = [_row(entry) for entry in entries]
     # Compiled code of one case must not count against the recompile limit of the next.
     torch._dynamo.reset()
@@ -204,6 +210,7 @@ def _row(entry: _Entry) -> Row:
         rounds=len(entry.times),
         calls_per_sample=entry.sample.calls,
         rotated_bytes=entry.sample.rotated_bytes,
+        kernels=entry.kernels,
     )
 
 
