@@ -66,7 +66,7 @@ class NetworkOperands:
             model.train()
             model(torch.randn(2, 3, self.case.size, self.case.size))
         model = model.eval().to(self._device, self._dtype)
-        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def float_peer(self) -> nn.Module:
         """The named float network, else the same one with float convolutions."""
