@@ -44,7 +44,8 @@ def pack(graph: Graph, x: Node) -> Node:
     tail = words * WORD_BITS - channels
     if tail:
         bits = call(graph, _aten.constant_pad_nd.default, bits, [0, tail], 0)
-    bits = call(graph, _prims.split_dim.default, bits, 3, words)
+    sizes = [_size(graph, bits, axis) for axis in range(3)]
+    bits = call(graph, _aten.view.default, bits, [*sizes, words, WORD_BITS])
     shifts = call(
         graph,
         _prims.iota.default,
@@ -57,3 +58,8 @@ def pack(graph: Graph, x: Node) -> Node:
     )
     lanes = call(graph, _aten.bitwise_left_shift.Tensor, bits, shifts)
     return call(graph, _aten.sum.dim_IntList, lanes, [4], False, dtype=torch.int32)
+
+
+def _size(graph: Graph, x: Node, axis: int) -> int | Node:
+    size = value(x).shape[axis]
+    return size if isinstance(size, int) else call(graph, _aten.sym_size.int, x, axis)

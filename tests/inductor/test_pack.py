@@ -67,6 +67,18 @@ def test_through_inductor(last: bool, dtype: torch.dtype, device: str) -> None:
     assert counters["binop"]["pack in the pointwise kernel"] == 2
 
 
+def test_dynamic_shapes() -> None:
+    with torch.no_grad():
+        compiled = torch.compile(
+            lambda x: ops.pack(-x), backend="binop", fullgraph=True, dynamic=True
+        )
+        for sizes in ((2, 33, 5, 7), (3, 33, 9, 2)):
+            x = torch.randn(sizes)
+            torch._dynamo.mark_static(x, 1)
+            assert torch.equal(compiled(x), ops.pack(-x))
+    assert counters["binop"]["pack in the pointwise kernel"] == 1
+
+
 def test_flush_to_zero_changes_nothing() -> None:
     x = images(33, torch.float32)
     wanted = ops.pack(-x)
