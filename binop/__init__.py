@@ -3,8 +3,8 @@
 Importing it registers the ops under ``torch.ops.binop`` and needs neither CuPy nor a GPU.
 """
 
-# autograd, flops, ops and vmap are imported for what they register.
-from binop import autograd, compat, flops, functional, inductor, nn, ops, vmap  # noqa: F401
+# autograd, flops, ops, residual and vmap are imported for what they register.
+from binop import autograd, compat, flops, functional, inductor, nn, ops, residual, vmap  # noqa: F401
 from binop._version import __version__
 from binop.conversion import Change, convert, pack_model
 
