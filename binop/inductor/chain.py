@@ -104,7 +104,7 @@ def find_chain(last: Node, consumer: Node, is_root: Callable[[Node], bool]) -> C
             continue
         if is_root(node):
             found[node] = None
-        elif _is_per_channel(node):
+        elif is_per_channel(node):
             operands[node] = None
         elif node.op == "call_function" and node.target in EXACT_OPS:
             inside[node] = None
@@ -132,7 +132,7 @@ def _other_reader(inside: Collection[Node], consumer: Node) -> str | None:
     return None
 
 
-def _is_per_channel(node: Node) -> bool:
+def is_per_channel(node: Node) -> bool:
     """Whether a node is one number, or one a channel of ``[N, C, H, W]``."""
     found = tensor(node)
     if found is None:

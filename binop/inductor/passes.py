@@ -27,7 +27,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.pattern_matcher import stable_topological_sort
 from torch.fx import Graph
 
-from binop.inductor import fuse_cat, fuse_pack, fuse_threshold, lower_conv, share
+from binop.inductor import fuse_cat, fuse_pack, fuse_residual, fuse_threshold, lower_conv, share
 from binop.inductor.constants import Constants
 
 HOOK = "joint_custom_pre_pass"
@@ -45,12 +45,15 @@ class BinopPass(CustomGraphPass):
         share.run(graph)
         if not _is_training(graph):
             fuse_threshold.run(graph, Constants(graph))
+            fuse_residual.run(graph)
+            stable_topological_sort(graph)
             fuse_pack.run(graph)
         graph.eliminate_dead_code()
         graph.lint()
 
-    def uuid(self) -> tuple[bytes, tuple[str, ...]]:
-        return _sources_hash(), tuple(sorted(fuse_pack.DEVICES))
+    def uuid(self) -> tuple[Any, ...]:
+        chosen = (fuse_pack.DEVICES, fuse_residual.DEVICES)
+        return _sources_hash(), *(tuple(sorted(devices)) for devices in chosen)
 
 
 def _is_training(graph: Graph) -> bool:
