@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,15 +23,6 @@ import binop
 from binop.inductor.passes import HOOK, BinopPass, chained
 
 pytestmark = pytest.mark.compile
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    """Compilers and disk caches of each test's own: a cached graph runs no pass."""
-    torch.compiler.reset()
-    counters.clear()
-    with fresh_cache():
-        yield
 
 
 def small(*, norm: bool = True) -> nn.Sequential:
@@ -111,7 +102,7 @@ def test_mode_and_options_are_inductors() -> None:
 
     model, x = small(norm=False), torch.randn(2, 8, 9, 9)
     config_before = config.max_fusion_size
-    with torch.no_grad(), config.patch(joint_custom_pre_pass=look):
+    with torch.no_grad(), config.patch({HOOK: look}):
         torch.compile(model, backend="binop", mode="max-autotune-no-cudagraphs")(x)
         torch.compiler.reset()
         torch.compile(model, backend="binop", options={"max_fusion_size": 7})(x)
@@ -212,12 +203,14 @@ def test_cached_code_does_not_keep_another_models_thresholds() -> None:
 
         return nn.Sequential(model[0], Shift(), model[3]).eval()
 
-    with torch.no_grad(), config.patch(freezing=True):
+    caching = config.patch(freezing=True, fx_graph_cache=True)
+    with torch.no_grad(), caching, fresh_cache():
         for model, shift in ((first, shifts), (second, shifts - 17), (first, shifts * 0)):
             torch.compiler.reset()
             network = call(model, shift)
             assert torch.equal(torch.compile(network, backend="binop")(x), network(x))
     assert rewrites()["threshold"] == 3
+    assert counters["inductor"]["fxgraph_cache_miss"] == 3
 
 
 def test_unfrozen_parameters_may_change() -> None:
@@ -260,6 +253,21 @@ def test_one_compilation_for_every_batch(backend: str, freezing: bool) -> None:
             torch._dynamo.maybe_mark_dynamic(x, 0)
             assert torch.equal(compiled(x), model(x)), batch
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.cuda
+# torch's own: it captures an empty graph to set up its memory pool.
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
+@pytest.mark.parametrize("freezing", [False, True])
+def test_recorded_into_cuda_graphs(freezing: bool) -> None:
+    model = small(norm=False).cuda()
+    compiled = torch.compile(model, backend="binop", mode="reduce-overhead", fullgraph=True)
+    with torch.no_grad(), config.patch(freezing=freezing):
+        for _ in range(4):  # warm-up, recording, replays
+            x = torch.randn(16, 8, 9, 9, device="cuda")
+            assert torch.equal(compiled(x).clone(), model(x))
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    assert rewrites()["threshold"] == 1
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from networks import NETWORKS, Network
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._inductor import config
-from torch._inductor.utils import fresh_cache
 from torch.nn import functional as F
 
 import binop
@@ -58,9 +57,7 @@ def test_compiled_like_inductor_to_the_bit_and_like_eager_in_decisions(
     differently, so against eager the decisions of 1,000 images are compared."""
     model = network.build().to(device)
     batches = [network.images(100).to(device) for _ in range(10)]
-    torch.compiler.reset()
-    counters.clear()
-    with torch.no_grad(), config.patch(freezing=True), fresh_cache():
+    with torch.no_grad(), config.patch(freezing=True):
         wanted = [torch.compile(model, fullgraph=True)(x) for x in batches]
         torch.compiler.reset()
         got = [torch.compile(model, backend="binop", fullgraph=True)(x) for x in batches]
