@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure whole compiled networks (examples/models of a checkout), not ops",
     )
+    what.add_argument(
+        "--autotune",
+        action="store_true",
+        help="with --networks: mode='max-autotune' for every contender (minutes of compilation)",
+    )
     what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")
     what.add_argument("--quick", action="store_true", help="few cases, 5 rounds")
     what.add_argument("--repeats", type=_positive, help="rounds of a case (default 50)")
@@ -160,6 +165,7 @@ def _measure(options: argparse.Namespace) -> int:
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         names=options.contenders,
         cold=options.cold,
+        autotune=options.autotune,
     )
     facts = machine.describe(device)
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -170,6 +176,7 @@ def _measure(options: argparse.Namespace) -> int:
         "seed": plan.seed,
         "conv_inputs": "rotated past the cache" if plan.cold else "one set, may stay in the cache",
         "quick": options.quick,
+        "autotune": options.autotune,
     }
     try:
         ceilings, groups = measure.run(plan, lambda line: print(line, file=sys.stderr, flush=True))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from binop.bench import gate, networks
 from binop.bench.cases import ConvCase, Kind, NetworkCase, PackCase
 from binop.bench.clocks import Call
+from binop.bench.contender import Contender, Recipe
 from binop.bench.operands import ConvOperands, PackOperands, copies
-from binop.bench.work import Work, conv_work, copy_work, pack_work
+from binop.bench.work import conv_work, copy_work, pack_work
 
 # Bytes beside the weights per output channel: a float32 scale; an int32 threshold and a flip.
 _SCALE_BYTES = 4
@@ -24,33 +24,12 @@ _THRESHOLD_BYTES = 5
 _ARITHMETIC = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
-@dataclass(frozen=True)
-class Contender:
-    """``calls`` do the same work on different copies of the input; ``check`` raises
-    WrongResultError for an output that is not what the case demands."""
-
-    calls: Sequence[Call]
-    work: Work
-    check: Callable[[Tensor], None] | None = None
-    # Whether to list the kernels of a call beside its time (on CUDA).
-    by_kernel: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to make a contender from the operands of a case (kept apart: making it may fail)."""
-
-    name: str
-    ours: bool
-    build: Callable[[Any], Contender]
-
-
 def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
     """The contenders for a kind of case, peers first."""
     if kind == "pack":
         return _PACK
     if kind == "network":
-        return _NETWORKS
+        return networks.RECIPES
     peers = _CUDA_PEERS if device_type == "cuda" else _CPU_PEERS
     if kind == "overhead":  # A compiled call measures Dynamo's guards, not an op.
         peers = tuple(recipe for recipe in peers if recipe.name != "simulated-compiled")
@@ -65,12 +44,16 @@ PEERS = {
 
 
 def operands_for(
-    case: ConvCase | PackCase | NetworkCase, device: torch.device, seed: int, cold_bytes: int
+    case: ConvCase | PackCase | NetworkCase,
+    device: torch.device,
+    seed: int,
+    cold_bytes: int,
+    autotune: bool = False,
 ) -> ConvOperands | PackOperands | networks.NetworkOperands:
     """Random inputs: bfloat16 on CUDA, float32 on the CPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if isinstance(case, NetworkCase):
-        return networks.NetworkOperands(case, device, dtype, seed)
+        return networks.NetworkOperands(case, device, dtype, seed, autotune)
     if isinstance(case, PackCase):
         return PackOperands(case, device, dtype, seed, cold_bytes)
     return ConvOperands(case, device, dtype, seed, cold_bytes)
@@ -211,28 +194,6 @@ def _copy(operands: PackOperands) -> Contender:
     return Contender(calls, copy_work(operands.case, operands.dtype))
 
 
-def _network(
-    operands: networks.NetworkOperands,
-    name: str,
-    model: Callable[[networks.NetworkOperands], nn.Module],
-    backend: str,
-    pack_devices: set[str] | None = None,
-) -> Contender:
-    calls, work = networks.calls(operands, model(operands), backend, pack_devices)
-    check = partial(networks.check, operands, name) if backend == "binop" else None
-    return Contender(calls, work, check, by_kernel=True)
-
-
-def _network_recipe(
-    name: str,
-    model: Callable[[networks.NetworkOperands], nn.Module],
-    backend: str = "inductor",
-    pack_devices: set[str] | None = None,
-) -> Recipe:
-    build = partial(_network, name=name, model=model, backend=backend, pack_devices=pack_devices)
-    return Recipe(name, backend == "binop", build)
-
-
 def _float_to_float_recipe(name: str, channels_last: bool) -> Recipe:
     build = partial(_float_to_float, name=name, channels_last=channels_last)
     return Recipe(name, True, build)
@@ -275,18 +236,6 @@ _PACK = (
     Recipe("copy", False, _copy),
     _pack_recipe("pack", True),
     _pack_recipe("pack-nchw", False),
-)
-
-_NETWORKS = (
-    _network_recipe("float-compiled", networks.NetworkOperands.float_peer),
-    _network_recipe("simulated-compiled", networks.NetworkOperands.simulated),
-    # binop's ops without its graph passes.
-    _network_recipe("inductor", lambda operands: operands.binary),
-    # binop's passes, with pack as an op and as part of the pointwise kernels.
-    _network_recipe("binop-pack-op", lambda operands: operands.binary, "binop", set()),
-    _network_recipe(
-        "binop-pack-inline", lambda operands: operands.binary, "binop", {"cpu", "cuda"}
-    ),
 )
 
 

@@ -14,7 +14,8 @@ import torch
 from binop.bench import ceilings, networks
 from binop.bench.cases import Case
 from binop.bench.clocks import Clock, Sample, WallClock
-from binop.bench.contenders import PEERS, Contender, Recipe, operands_for, recipes
+from binop.bench.contender import Contender, Recipe
+from binop.bench.contenders import PEERS, operands_for, recipes
 from binop.bench.gate import WrongResultError
 from binop.bench.graph_clock import GraphClock
 from binop.bench.machine import device_name
@@ -29,7 +30,8 @@ _HOST_CALLS = 20
 @dataclass(frozen=True)
 class Plan:
     """What to measure: ``repeats`` rounds a case, fewer if they take over ``seconds``. ``names``
-    limits the contenders; ``cold`` keeps the inputs of convolutions out of the cache as well."""
+    limits the contenders; ``cold`` keeps the inputs of convolutions out of the cache as well;
+    ``autotune`` lets Inductor try kernels for networks."""
 
     device: torch.device
     cases: Sequence[Case]
@@ -38,6 +40,7 @@ class Plan:
     seed: int
     names: Sequence[str] | None = None
     cold: bool = False
+    autotune: bool = False
 
 
 @dataclass
@@ -116,7 +119,7 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
     cold = case.kind == "pack" or (plan.cold and case.kind != "overhead")
     cold_bytes = 2 * clock.cache_bytes if cold else 0
     clock = _clock_for(case, plan.device, clock)
-    operands = operands_for(case, plan.device, plan.seed, cold_bytes)
+    operands = operands_for(case, plan.device, plan.seed, cold_bytes, plan.autotune)
     entries = [
         _Entry(recipe)
         for recipe in recipes(plan.device.type, case.kind)

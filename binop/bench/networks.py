@@ -1,14 +1,14 @@
 """Whole networks, compiled: binop's backend against the float peer and the float simulation.
 
 The models are those of examples/models in a checkout. All contenders are compiled by Inductor
-with freezing and autotuning, in channels_last; on CUDA the clock captures them into CUDA graphs.
+with freezing, in channels_last; on CUDA the clock captures them into CUDA graphs.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binop.bench.cases import NetworkCase
+from binop.bench.contender import Contender, Recipe
 from binop.bench.gate import WrongResultError
 from binop.bench.work import Work
 from binop.nn import BinaryConv2d
@@ -47,9 +48,15 @@ class NetworkOperands:
     """The models and the input of a case, made once."""
 
     def __init__(
-        self, case: NetworkCase, device: torch.device, dtype: torch.dtype, seed: int
+        self,
+        case: NetworkCase,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int,
+        autotune: bool = False,
     ) -> None:
         self.case = case
+        self.autotune = autotune
         torch.manual_seed(seed)
         self._device, self._dtype = device, dtype
         x = torch.randn(case.n, 3, case.size, case.size)
@@ -81,7 +88,7 @@ class NetworkOperands:
     def reference(self) -> Tensor:
         """What Inductor alone makes of the binary network."""
         if self._reference is None:
-            self._reference = compiled(self.binary, "inductor", self.x)(self.x)
+            self._reference = compiled(self.binary, "inductor", self)(self.x)
         return self._reference
 
 
@@ -129,7 +136,10 @@ def _as_simulated(layer: BinaryConv2d) -> nn.Module:
 
 
 def compiled(
-    model: nn.Module, backend: str, x: Tensor, pack_devices: set[str] | None = None
+    model: nn.Module,
+    backend: str,
+    operands: NetworkOperands,
+    pack_devices: set[str] | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """The compiled model, after its first call. ``pack_devices`` are those whose packs become
     part of pointwise kernels (default: the plugin's own choice)."""
@@ -143,24 +153,17 @@ def compiled(
         backend=backend,
         fullgraph=True,
         dynamic=False,
-        mode="max-autotune-no-cudagraphs",
+        mode="max-autotune-no-cudagraphs" if operands.autotune else None,
     )
     chosen = fuse_pack.DEVICES
     fuse_pack.DEVICES = chosen if pack_devices is None else pack_devices
     try:
         # Without its cache: code is compiled for a number of threads, which is not in its key.
         with config.patch(freezing=True, fx_graph_cache=False):
-            function(x)
+            function(operands.x)
     finally:
         fuse_pack.DEVICES = chosen
     return function
-
-
-def calls(
-    operands: NetworkOperands, model: nn.Module, backend: str, pack_devices: set[str] | None = None
-) -> tuple[Sequence[Callable[[], Tensor]], Work]:
-    function = compiled(model, backend, operands.x, pack_devices)
-    return [partial(function, operands.x)], Work(0, 0, "none")
 
 
 def check(operands: NetworkOperands, name: str, logits: Tensor) -> None:
@@ -189,3 +192,38 @@ def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
         if event.self_device_time_total > 0
     ]
     return sorted(rows, key=lambda row: -float(row["us"]))
+
+
+def _network(
+    operands: NetworkOperands,
+    name: str,
+    model: Callable[[NetworkOperands], nn.Module],
+    backend: str,
+    pack_devices: set[str] | None = None,
+) -> Contender:
+    function = compiled(model(operands), backend, operands, pack_devices)
+    gate = partial(check, operands, name) if backend == "binop" else None
+    return Contender([partial(function, operands.x)], Work(0, 0, "none"), gate, by_kernel=True)
+
+
+def _network_recipe(
+    name: str,
+    model: Callable[[NetworkOperands], nn.Module],
+    backend: str = "inductor",
+    pack_devices: set[str] | None = None,
+) -> Recipe:
+    build = partial(_network, name=name, model=model, backend=backend, pack_devices=pack_devices)
+    return Recipe(name, backend == "binop", build)
+
+
+RECIPES = (
+    _network_recipe("float-compiled", NetworkOperands.float_peer),
+    _network_recipe("simulated-compiled", NetworkOperands.simulated),
+    # binop's ops without its graph passes.
+    _network_recipe("inductor", lambda operands: operands.binary),
+    # binop's passes, with pack as an op and as part of the pointwise kernels.
+    _network_recipe("binop-pack-op", lambda operands: operands.binary, "binop", set()),
+    _network_recipe(
+        "binop-pack-inline", lambda operands: operands.binary, "binop", {"cpu", "cuda"}
+    ),
+)

@@ -48,7 +48,7 @@ class Network:
 NETWORKS = [
     Network("vgg_bnn", {"width": 32, "resolution": 16, "stages": 2, "dense": 64}, 16, 5, 4, 2),
     Network("bireal_net", {"width": 32, "layers": (2, 2)}, 32, 4, 0),
-    Network("reactnet", {"width": 32, "plan": ((2, 1), (4, 2), (4, 1))}, 16, 8, 0),
+    Network("reactnet", {"width": 32, "plan": ((2, 1), (4, 2))}, 16, 6, 0),
     Network("quicknet", {"width": 64, "layers": (2, 2)}, 32, 4, 0),
-    Network("binary_densenet", {"width": 32, "layers": (2, 2), "reductions": (2.0,)}, 64, 4, 0),
+    Network("binary_densenet", {"width": 32, "layers": (2, 2), "reductions": (2.0,)}, 32, 4, 0),
 ]

@@ -61,8 +61,15 @@ def test_the_entry_point_needs_no_import() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("channels_last", "dtype"),
+    [
+        (False, torch.float32),
+        (True, torch.float32),
+        (True, torch.bfloat16),
+        (False, torch.float16),
+    ],
+)
 @pytest.mark.parametrize("freezing", [False, True])
 def test_same_bits_as_inductor(
     channels_last: bool, dtype: torch.dtype, freezing: bool, device: str

@@ -14,7 +14,7 @@ from binop.inductor import fuse_residual
 from binop.inductor.passes import BinopPass
 
 pytestmark = pytest.mark.compile
-RESIDUALS = {"bireal_net": 3, "reactnet": 3, "quicknet": 2}
+RESIDUALS = {"bireal_net": 3, "reactnet": 2, "quicknet": 2}
 
 
 @pytest.fixture(autouse=True)
