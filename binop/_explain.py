@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="shape of the input (default 1,3,224,224)",
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, meta is not enough")
+    parser.add_argument("--device", default="cpu", help="where the model is traced (default cpu)")
     parser.add_argument(
         "--live", action="store_true", help="parameters may change between calls (no freezing)"
     )

@@ -38,7 +38,8 @@ def explain(
     model: nn.Module | Callable[..., Any], *example: Tensor, freezing: bool = True
 ) -> Explanation:
     """Says what ``torch.compile(model, backend="binop")`` does to an inference call; ``print`` the
-    result, or ``draw`` it. No code is generated.
+    result, or ``draw`` it. No code is generated. Forgets what ``torch.compile`` compiled before
+    (``torch.compiler.reset``).
 
     Args:
         model: in eval mode. It is traced, not changed.

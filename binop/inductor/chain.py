@@ -124,7 +124,7 @@ def find_chain(last: Node, consumer: Node, is_root: Callable[[Node], bool]) -> C
 
 
 def _other_reader(inside: Collection[Node], consumer: Node) -> str | None:
-    """Who else needs the floats of a chain, nearest to its end first."""
+    """Who else needs the floats of a chain (often a residual sum), nearest to its end first."""
     for node in inside:
         for user in node.users:
             if user is not consumer and user not in inside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from math import log10
 from pathlib import Path
@@ -91,6 +92,9 @@ def _box(axes: Any, place: tuple[int, int], kernel: Kernel) -> None:
             linewidth=1.5,
         )
     )
-    operation = str(kernel.output.target).rpartition(".")[0] or str(kernel.output.target)
+    made: Any = kernel.output
+    while made.target is operator.getitem:
+        made = made.args[0]
+    operation = str(made.target).rpartition(".")[0] or str(made.target)
     label = f"{operation}\n{layer_of(kernel.output)}  {size_of(kernel.output) / 1e6:.2f} MB"
     axes.text(x, y, label, ha="center", va="center", fontsize=7, clip_on=True)
