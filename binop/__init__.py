@@ -3,8 +3,19 @@
 Importing it registers the ops under ``torch.ops.binop`` and needs neither CuPy nor a GPU.
 """
 
-# autograd, eager, flops, ops and vmap are imported for what they register.
-from binop import autograd, compat, eager, flops, functional, nn, ops, vmap  # noqa: F401
+# autograd, eager, flops, ops, residual and vmap are imported for what they register.
+from binop import (  # noqa: F401
+    autograd,
+    compat,
+    eager,
+    flops,
+    functional,
+    inductor,
+    nn,
+    ops,
+    residual,
+    vmap,
+)
 from binop._version import __version__
 from binop.conversion import Change, convert, pack_model
 
@@ -14,6 +25,7 @@ __all__ = [
     "compat",
     "convert",
     "functional",
+    "inductor",
     "nn",
     "pack_model",
 ]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from binop import _compile, _first_call, _info, bench
+from binop import _compile, _explain, _first_call, _info, bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,11 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands.add_parser("compile-kernels", help="compile the CUDA kernels; needs no GPU")
     )
     commands.add_parser("first-call", help="what an op's first call costs a process, on CUDA")
+    _explain.add_arguments(
+        commands.add_parser("explain", help="what the compiler plugin makes of a model")
+    )
     options = parser.parse_args(arguments)
     if options.command == "compile-kernels":
         return _compile.run(options)
     if options.command == "first-call":
         return _first_call.run()
+    if options.command == "explain":
+        return _explain.run(options)
     if options.command == "bench":
         return bench.run(options)
     print("\n".join(_info.lines()))

@@ -117,6 +117,17 @@ def require_per_channel(op: str, argument: str, tensor: Tensor, out_channels: in
     )
 
 
+def require_shape(op: str, argument: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    # Sizes one by one: each may be symbolic.
+    matches = tensor.ndim == len(shape)
+    require(matches, lambda: text(op, argument, f"shape {tuple(shape)}", tuple(tensor.shape)))
+    for size, wanted in zip(tensor.shape, shape, strict=True):
+        require(
+            size == wanted,
+            lambda: text(op, argument, f"shape {tuple(shape)}", tuple(tensor.shape)),
+        )
+
+
 def require_clip(op: str, clip: float) -> None:
     require(
         not math.isnan(clip) and clip >= 0, lambda: text(op, "clip", "a number >= 0 or inf", clip)

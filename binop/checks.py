@@ -6,6 +6,7 @@ same text (SEMANTICS: errors). The convolutions' checks return the geometry that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from binop.arguments import (
     require_per_channel,
     require_rank,
     require_same_device,
+    require_shape,
     text,
 )
 from binop.geometry import MAX_TAPS, Conv2dGeometry
@@ -257,4 +259,44 @@ def check_binary_conv2d_threshold(
     require_dtype(op, "flip", flip, (torch.bool,))
     require_per_channel(op, "flip", flip, geometry.out_channels)
     require_same_device(op, x, weight=weight, threshold=threshold, flip=flip)
+    return geometry
+
+
+def check_binary_conv2d_residual(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    *options: Any,
+) -> Conv2dGeometry:
+    """``options`` are stride, padding, dilation, groups and pad_value."""
+    op = "binary_conv2d_residual"
+    geometry = _packed_geometry(op, x, weight, channels, *options)
+    outs = geometry.out_channels
+    require_dtype(op, "scale", scale, (torch.float32,))
+    require_one_or_per_channel(op, "scale", scale, outs)
+    for argument, tensor, shape in (
+        ("norm", norm, (4, outs)),
+        ("residual", residual, (geometry.batch, outs, geometry.out_height, geometry.out_width)),
+        ("activation", activation, (3, outs)),
+        ("shift", shift, (outs,)),
+    ):
+        if tensor is not None:
+            wanted = FLOAT_DTYPES[:3] if argument == "residual" else (torch.float32,)
+            require_dtype(op, argument, tensor, wanted)
+            require_shape(op, argument, tensor, shape)
+    require_same_device(
+        op,
+        x,
+        weight=weight,
+        scale=scale,
+        norm=norm,
+        residual=residual,
+        activation=activation,
+        shift=shift,
+    )
     return geometry

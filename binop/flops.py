@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from binop import residual  # noqa: F401  (registers its op)
+
 _ops = torch.ops.binop
 
 
@@ -43,6 +45,19 @@ def _binary_conv2d_packed_flops(
     **kwargs: Any,
 ) -> int:
     return _packed_flops(prod(out_shape), weight_shape, channels, groups)
+
+
+@register_flop_formula(_ops.binary_conv2d_residual)
+def _binary_conv2d_residual_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    channels: int,
+    *args: Any,
+    out_shape: Sequence[Sequence[int]],
+    **kwargs: Any,
+) -> int:
+    groups = args[-2]
+    return _packed_flops(prod(out_shape[0]), weight_shape, channels, groups)
 
 
 @register_flop_formula(_ops.binary_conv2d_threshold)

@@ -32,7 +32,9 @@ _CONV_OPTIONS = (
 )
 
 
-def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
+def _define(
+    schema: str, overload: str = "", tags: tuple[torch.Tag, ...] = ()
+) -> Callable[[_Op], _Op]:
     """Registers ``function(backend, *arguments)`` as the op named like it (less the ``_``).
 
     A Python kernel is called without the arguments that equal the schema's defaults, so the
@@ -50,7 +52,7 @@ def _define(schema: str, overload: str = "") -> Callable[[_Op], _Op]:
 
             return kernel
 
-        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
         LIBRARY.impl(name, on(reference), "CompositeExplicitAutograd")
         # These backends validate once per shape and cache the call: no wrapper around them.
         KERNELS["CPU", name] = on_cpu(plain_name, on(reference))
@@ -86,7 +88,9 @@ def _binary_conv2d(
     return backend.binary_conv2d(x, weight, scale_a, scale_w, geometry, pad_value, memory_format(x))
 
 
-@_define("(Tensor x) -> Tensor")
+# Words do not depend on the strides of x, which the compiler may choose: without the tag it would
+# transpose what a packed convolution put out, if the model that it traced was contiguous.
+@_define("(Tensor x) -> Tensor", tags=(torch.Tag.flexible_layout,))
 def _pack(backend: Any, x: Tensor) -> Tensor:
     checks.check_pack(x)
     return backend.pack(x)

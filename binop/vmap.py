@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from binop import residual  # noqa: F401  (registers its op)
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -106,5 +107,6 @@ for _op in (
     _ops.binary_conv2d_packed.default,
     _ops.binary_conv2d_packed.explicit,
     _ops.binary_conv2d_threshold.default,
+    _ops.binary_conv2d_residual.default,
 ):
     torch.library.register_vmap(_op, _batch_rule(_op), lib=LIBRARY)

@@ -28,6 +28,10 @@ THRESHOLD = {
     "threshold": torch.zeros(4, dtype=torch.int32),
     "flip": torch.zeros(4, dtype=torch.bool),
 }
+RESIDUAL = {**PACKED, "scale": torch.ones(4), "norm": torch.ones(4, 4)}
+RESIDUAL |= {"residual": torch.ones(2, 4, 3, 3), "activation": torch.ones(3, 4)}
+RESIDUAL |= {"shift": torch.ones(4), "relu": False, "stride": [1, 1], "padding": [0, 0]}
+RESIDUAL |= {"dilation": [1, 1], "groups": 1, "pad_value": 0}
 PACK = {"x": torch.ones(2, 8, 5, 5)}
 MASK = {**PACK, "scale_a": torch.ones(()), "clip": 1.0}
 UNPACK = {"packed": torch.ones(2, 5, 5, 2, dtype=torch.int32), "channels": 40}
@@ -63,6 +67,7 @@ ROWS: list[Row] = [
     *_of_convolutions("binary_conv2d", CONV),
     *_of_convolutions("binary_conv2d_packed", SCALED),
     *_of_convolutions("binary_conv2d_threshold", THRESHOLD),
+    *_of_convolutions("binary_conv2d_residual", RESIDUAL),
     *[
         ("binary_conv2d", CONV, bad, error, pattern)
         for bad, error, pattern in [
@@ -130,6 +135,19 @@ ROWS: list[Row] = [
             ({"flip": torch.ones(5).bool()}, ValueError, r"flip: .*\[4\].*\(5,\)"),
         ]
     ],
+    *[
+        ("binary_conv2d_residual", RESIDUAL, bad, error, pattern)
+        for bad, error, pattern in [
+            ({"scale": torch.ones(3)}, ValueError, r"scale: .*\[4\].*\(3,\)"),
+            ({"norm": torch.ones(3, 4)}, ValueError, r"norm: .*\(4, 4\), got \(3, 4\)"),
+            ({"norm": torch.ones(4)}, ValueError, r"norm: .*\(4, 4\), got \(4,\)"),
+            ({"residual": torch.ones(2, 4, 3, 4)}, ValueError, r"residual: .*\(2, 4, 3, 3\)"),
+            ({"residual": torch.ones(2, 4, 3, 3).int()}, TypeError, r"residual: .*float16.*int32"),
+            ({"activation": torch.ones(3, 5)}, ValueError, r"activation: .*\(3, 4\), got \(3, 5\)"),
+            ({"shift": torch.ones(4).half()}, TypeError, r"shift: .*float32.*float16"),
+            ({"channels": 65}, ValueError, r"x: .*3 words.*65 channels.*got 2"),
+        ]
+    ],
     ("pack", PACK, {"x": torch.ones(8, 5, 5)}, ValueError, r"x: .*4-d .*\(8, 5, 5\)"),
     ("pack", PACK, {"x": torch.ones(2, 8, 5, 5).int()}, TypeError, r"x: .*int8.*int32"),
     ("pack_with_mask", MASK, {"scale_a": torch.ones(2)}, ValueError, r"scale_a: .*1 element"),
@@ -170,6 +188,7 @@ def test_bad_arguments(row: Row) -> None:
         ("binary_conv2d", CONV),
         ("binary_conv2d_packed", SCALED),
         ("binary_conv2d_threshold", THRESHOLD),
+        ("binary_conv2d_residual", RESIDUAL),
         ("pack_with_mask", MASK),
     ],
 )

@@ -53,6 +53,19 @@ def _samples() -> Iterator[Sample]:
         threshold = torch.arange(case.o, dtype=torch.int32)
         flip = torch.arange(case.o) % 2 == 0
         yield ops.binary_conv2d_threshold.default, (*packed, threshold, flip), options
+        if case.dtype is not torch.float64:
+            yield from _residual_samples(case, packed, scale_w, explicit)
+
+
+def _residual_samples(
+    case: Case, packed: tuple[Any, ...], scale: torch.Tensor, options: tuple[Any, ...]
+) -> Iterator[Sample]:
+    op = ops.binary_conv2d_residual.default
+    y = ops.binary_conv2d_packed.explicit(*packed, scale, None, *options, case.dtype)
+    norm, activation, shift = torch.rand(4, case.o), torch.rand(3, case.o), torch.rand(case.o)
+    yield op, (*packed, scale, norm, y, None, None, False, *options), {}
+    residual = y.contiguous()
+    yield op, (*packed, scale[:1], norm, residual, activation, shift, True, *options), {}
 
 
 SAMPLES = list(_samples())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from binop.geometry import Conv2dGeometry
 
-Kind = Literal["latency", "layer", "pack", "overhead"]
+Kind = Literal["latency", "layer", "pack", "overhead", "network"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,26 @@ class PackCase:
         return f"{self.n},{self.c},{self.size}x{self.size}"
 
 
-Case = ConvCase | PackCase
+@dataclass(frozen=True)
+class NetworkCase:
+    """A model of examples/models on ``[n, 3, size, size]``, against a float model ``peer``, or
+    without one against itself in float."""
+
+    name: str
+    model: str
+    n: int
+    size: int = 224
+    options: dict[str, Any] = field(default_factory=dict)
+    peer: str | None = None
+    peer_options: dict[str, Any] = field(default_factory=dict)
+    kind: Kind = "network"
+
+    @property
+    def shape(self) -> str:
+        return f"{self.n},3,{self.size}x{self.size}"
+
+
+Case = ConvCase | PackCase | NetworkCase
 
 _CUDA: tuple[Case, ...] = (
     # So small that the host is the limit: what one eager call costs before the kernel starts.
@@ -106,20 +125,40 @@ _CPU: tuple[Case, ...] = (
     PackCase("pack-c256", 32, 256, 56),
 )
 
+# A VGG-16 without its stem's second convolution: every layer from bits to bits.
+_VGG = {"width": 64, "classes": 1000, "resolution": 224, "stages": 5, "dense": 4096}
+_NETWORKS: dict[str, tuple[Case, ...]] = {
+    "cuda": (
+        NetworkCase("bireal18-n1", "bireal_net", 1, peer="resnet"),
+        NetworkCase("vgg-n1", "vgg_bnn", 1, options=_VGG),
+        NetworkCase("bireal18", "bireal_net", 256, peer="resnet"),
+        NetworkCase("vgg", "vgg_bnn", 256, options=_VGG),
+    ),
+    "cpu": (
+        NetworkCase("bireal18-n1", "bireal_net", 1, peer="resnet"),
+        NetworkCase("vgg-n1", "vgg_bnn", 1, options=_VGG),
+    ),
+}
+
 # One of each kind that a GPU or a slow CPU gets through in seconds.
 _QUICK = {"cuda": ("overhead", "s4-n1", "s4", "pack-c64"), "cpu": ("overhead", "n1-c512")}
 
 
-def cases(device_type: str) -> tuple[Case, ...]:
-    """Every case of a kind of device, small first."""
+def cases(device_type: str, networks: bool = False) -> tuple[Case, ...]:
+    """Every op (or network) case of a kind of device, small first."""
+    if networks:
+        return _NETWORKS[device_type]
     return _CUDA if device_type == "cuda" else _CPU
 
 
-def select(device_type: str, names: list[str] | None, quick: bool) -> tuple[Case, ...]:
+def select(
+    device_type: str, names: list[str] | None, quick: bool, networks: bool = False
+) -> tuple[Case, ...]:
     """The cases named, in the table's order; without names all, or the quick ones."""
-    table = cases(device_type)
+    table = cases(device_type, networks)
     known = [case.name for case in table]
-    wanted = names or (_QUICK[device_type] if quick else known)
+    few = known[:1] if networks else _QUICK[device_type]
+    wanted = names or (few if quick else known)
     unknown = sorted(set(wanted) - set(known))
     if unknown:
         raise ValueError(

@@ -24,6 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
     what.add_argument("--cases", nargs="+", metavar="NAME", help="default: all of the device's")
     what.add_argument("--contenders", nargs="+", metavar="NAME", help="default: all")
+    what.add_argument(
+        "--networks",
+        action="store_true",
+        help="measure whole compiled networks (examples/models of a checkout), not ops",
+    )
+    what.add_argument(
+        "--autotune",
+        action="store_true",
+        help="with --networks: mode='max-autotune' for every contender (minutes of compilation)",
+    )
     what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")
     what.add_argument("--quick", action="store_true", help="few cases, 5 rounds")
     what.add_argument("--repeats", type=_positive, help="rounds of a case (default 50)")
@@ -133,7 +143,7 @@ def _list(options: argparse.Namespace) -> int:
     from binop.bench.contenders import recipes
 
     device_type = _device_type(options)
-    for case in cases(device_type):
+    for case in cases(device_type, options.networks):
         print(f"{case.name:<12} {case.kind:<9} {case.shape}")
         print(f"{'':<12} {' '.join(r.name for r in recipes(device_type, case.kind))}")
     return 0
@@ -145,7 +155,7 @@ def _measure(options: argparse.Namespace) -> int:
     from binop.bench import cases, contenders, gate, machine, measure
 
     device = torch.device(_device_type(options))
-    chosen = cases.select(device.type, options.cases, options.quick)
+    chosen = cases.select(device.type, options.cases, options.quick, options.networks)
     contenders.require_names(device.type, options.contenders)
     plan = measure.Plan(
         device=device,
@@ -155,15 +165,18 @@ def _measure(options: argparse.Namespace) -> int:
         seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
         names=options.contenders,
         cold=options.cold,
+        autotune=options.autotune,
     )
     facts = machine.describe(device)
     now = datetime.datetime.now(datetime.timezone.utc)
     name = slug(facts["device"])
-    out = options.out or Path("benchmarks", "results", f"{name}-{now:%Y-%m-%d}.json")
+    what = "-networks" if options.networks else ""
+    out = options.out or Path("benchmarks", "results", f"{name}{what}-{now:%Y-%m-%d}.json")
     conditions = machine.commit(options.commit) | {
         "seed": plan.seed,
         "conv_inputs": "rotated past the cache" if plan.cold else "one set, may stay in the cache",
         "quick": options.quick,
+        "autotune": options.autotune,
     }
     try:
         ceilings, groups = measure.run(plan, lambda line: print(line, file=sys.stderr, flush=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binop.bench import gate, openvino_peer
-from binop.bench.cases import ConvCase, Kind, PackCase
+from binop.bench import gate, networks, openvino_peer
+from binop.bench.cases import ConvCase, Kind, NetworkCase, PackCase
 from binop.bench.clocks import Call
+from binop.bench.contender import Contender, Recipe
 from binop.bench.operands import ConvOperands, PackOperands, copies
-from binop.bench.work import Work, conv_work, copy_work, pack_work
+from binop.bench.work import conv_work, copy_work, pack_work
 
 # Bytes beside the weights per output channel: a float32 scale; an int32 threshold and a flip.
 _SCALE_BYTES = 4
@@ -24,29 +24,12 @@ _THRESHOLD_BYTES = 5
 _ARITHMETIC = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
-@dataclass(frozen=True)
-class Contender:
-    """``calls`` do the same work on different copies of the input; ``check`` raises
-    WrongResultError for an output that is not what the case demands."""
-
-    calls: Sequence[Call]
-    work: Work
-    check: Callable[[Tensor], None] | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to make a contender from the operands of a case (kept apart: making it may fail)."""
-
-    name: str
-    ours: bool
-    build: Callable[[Any], Contender]
-
-
 def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
     """The contenders for a kind of case, peers first."""
     if kind == "pack":
         return _PACK
+    if kind == "network":
+        return networks.RECIPES
     peers = _CUDA_PEERS if device_type == "cuda" else _CPU_PEERS
     if device_type == "cpu" and openvino_peer.available():
         peers += (Recipe("openvino", False, _openvino),)
@@ -56,14 +39,23 @@ def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
 
 
 # Whom speed-ups refer to, by kind of device: the fastest of these on the case.
-PEERS = {"cuda": ("conv2d-bf16",), "cpu": ("conv2d-fp32", "conv2d-fp32-nchw")}
+PEERS = {
+    "cuda": ("conv2d-bf16", "float-compiled"),
+    "cpu": ("conv2d-fp32", "conv2d-fp32-nchw", "float-compiled"),
+}
 
 
 def operands_for(
-    case: ConvCase | PackCase, device: torch.device, seed: int, cold_bytes: int
-) -> ConvOperands | PackOperands:
+    case: ConvCase | PackCase | NetworkCase,
+    device: torch.device,
+    seed: int,
+    cold_bytes: int,
+    autotune: bool = False,
+) -> ConvOperands | PackOperands | networks.NetworkOperands:
     """Random inputs: bfloat16 on CUDA, float32 on the CPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(case, NetworkCase):
+        return networks.NetworkOperands(case, device, dtype, seed, autotune)
     if isinstance(case, PackCase):
         return PackOperands(case, device, dtype, seed, cold_bytes)
     return ConvOperands(case, device, dtype, seed, cold_bytes)
@@ -269,7 +261,7 @@ _PACK = (
 
 def require_names(device_type: str, names: Sequence[str] | None) -> None:
     """Raises ValueError for a name that no kind of case has a contender of."""
-    known = [r.name for kind in ("layer", "pack") for r in recipes(device_type, kind)]
+    known = [r.name for kind in ("layer", "pack", "network") for r in recipes(device_type, kind)]
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
         raise ValueError(

@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from binop.bench import ceilings
+from binop.bench import ceilings, networks
 from binop.bench.cases import Case
 from binop.bench.clocks import Clock, Sample, WallClock
-from binop.bench.contenders import PEERS, Contender, Recipe, operands_for, recipes
+from binop.bench.contender import Contender, Recipe
+from binop.bench.contenders import PEERS, operands_for, recipes
 from binop.bench.gate import WrongResultError
 from binop.bench.graph_clock import GraphClock
 from binop.bench.machine import device_name
@@ -28,7 +30,8 @@ _HOST_CALLS = 20
 @dataclass(frozen=True)
 class Plan:
     """What to measure: ``repeats`` rounds a case, fewer if they take over ``seconds``. ``names``
-    limits the contenders; ``cold`` keeps the inputs of convolutions out of the cache as well."""
+    limits the contenders; ``cold`` keeps the inputs of convolutions out of the cache as well;
+    ``autotune`` lets Inductor try kernels for networks."""
 
     device: torch.device
     cases: Sequence[Case]
@@ -37,6 +40,7 @@ class Plan:
     seed: int
     names: Sequence[str] | None = None
     cold: bool = False
+    autotune: bool = False
 
 
 @dataclass
@@ -48,6 +52,7 @@ class _Entry:
     sample: Sample | None = None
     times: list[float] | None = None
     error: str | None = None
+    kernels: list[dict[str, Any]] | None = None
 
 
 def run(plan: Plan, report: Callable[[str], None]) -> tuple[list[Ceiling], list[Group]]:
@@ -114,7 +119,7 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
     cold = case.kind == "pack" or (plan.cold and case.kind != "overhead")
     cold_bytes = 2 * clock.cache_bytes if cold else 0
     clock = _clock_for(case, plan.device, clock)
-    operands = operands_for(case, plan.device, plan.seed, cold_bytes)
+    operands = operands_for(case, plan.device, plan.seed, cold_bytes, plan.autotune)
     entries = [
         _Entry(recipe)
         for recipe in recipes(plan.device.type, case.kind)
@@ -128,6 +133,10 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
             _check_sample(contender, entry.sample)
             entry.contender = contender
     _take_turns(entries, clock, plan)
+    for entry in entries:
+        if plan.device.type == "cuda" and entry.contender is not None and entry.contender.by_kernel:
+            with _reported(entry):
+                entry.kernels = networks.breakdown(entry.contender.calls[0])
     rows = [_row(entry) for entry in entries]
     # Compiled code of one case must not count against the recompile limit of the next.
     torch._dynamo.reset()
@@ -204,6 +213,7 @@ def _row(entry: _Entry) -> Row:
         rounds=len(entry.times),
         calls_per_sample=entry.sample.calls,
         rotated_bytes=entry.sample.rotated_bytes,
+        kernels=entry.kernels,
     )
 
 

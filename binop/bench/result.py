@@ -35,6 +35,8 @@ class Row:
     # Median of the peer over the median of this one.
     speedup: float | None = None
     error: str | None = None
+    # Kernels of one call: name, launches, us; most time first. On CUDA, for networks.
+    kernels: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,35 @@ def _overhead(result: Result) -> Table:
     return Table(title, ["threads", "contender", "us", "of conv2d's"], rows)
 
 
+def _networks(result: Result) -> Table:
+    groups = [group for group in result.groups if group.kind == "network"]
+    names = list(dict.fromkeys(row.contender for group in groups for row in group.rows))
+    rows = []
+    for group in groups:
+        by_name = {row.contender: row for row in group.rows}
+        cells = [_brief_cell(by_name.get(name)) for name in names]
+        rows.append([group.case, group.shape, _threads(group), *cells])
+    title = "Networks, compiled: us (speed-up over the float network)"
+    return Table(title, ["case", "N,C,HxW", "threads", *names], rows)
+
+
+# Kernels of a network that a table lists; the file has them all.
+_MOST_KERNELS = 8
+
+
+def _kernels(result: Result) -> Table:
+    rows = []
+    for group in result.groups:
+        for row in group.rows:
+            total = sum(kernel["us"] for kernel in row.kernels or [])
+            for kernel in (row.kernels or [])[:_MOST_KERNELS]:
+                share = percent(kernel["us"] / total)
+                cells = [kernel["kernel"][:60], str(kernel["launches"]), number(kernel["us"])]
+                rows.append([group.case, row.contender, *cells, share])
+    columns = ["case", "contender", "kernel", "launches", "us", "of all kernels"]
+    return Table("Where networks spend their time, by kernel", columns, rows)
+
+
 def _ceilings(result: Result) -> Table:
     rows = [
         [
@@ -149,6 +178,8 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "overhead": _overhead,
     "cpu-layers": cpu_tables.layers,
     "cpu-means": cpu_tables.means,
+    "networks": _networks,
+    "kernels": _kernels,
     "full": _full,
 }
 

@@ -1,0 +1,113 @@
+"""``binop::binary_conv2d_residual``: a convolution between two residual sums, in one op.
+
+In networks with shortcuts (Bi-Real Net, QuickNet, ReActNet) the next layer needs the float sum, as
+its own shortcut, and the sum's sign bits. A kernel that writes both from one pass reads the
+residual and the packed input, and nothing else of that size.
+
+Here the op is a composition of the others, for every device. A backend with a kernel registers it
+(``LIBRARY.impl("binary_conv2d_residual", kernel, "CPU")``, or ``"CUDA"``), must return the same
+bits, and adds its kind of device to ``binop.inductor.fuse_residual.DEVICES``; until then the
+compiler does not use the op there, because Inductor fuses the composition better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from binop import checks, fake
+from binop.ops import LIBRARY
+
+_ops = torch.ops.binop
+_NAME = "binary_conv2d_residual"
+
+LIBRARY.define(
+    f"{_NAME}(Tensor x, Tensor weight, SymInt channels, Tensor scale, Tensor norm, "
+    "Tensor residual, Tensor? activation, Tensor? shift, bool relu, SymInt[2] stride, "
+    "SymInt[2] padding, SymInt[2] dilation, SymInt groups, int pad_value) "
+    "-> (Tensor y, Tensor signs)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def binary_conv2d_residual(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: int,
+) -> tuple[Tensor, Tensor]:
+    """With ``c`` what ``binary_conv2d_packed`` returns in the dtype of ``residual``, all further
+    steps in float32, each rounded once::
+
+        c = max(c, 0)                                      if relu
+        s = (c - norm[0]) * norm[1] * norm[2] + norm[3] + residual
+        s = prelu(s + activation[0], slope=activation[1]) + activation[2]   if activation
+        y = s rounded to the dtype of residual
+        signs = pack(y + shift)                            (without shift: pack(y))
+
+    Args:
+        x, weight, channels, scale, stride, padding, dilation, groups, pad_value: as for
+            ``binary_conv2d_packed``.
+        norm: float32 ``[4, O]``: BatchNorm's mean, 1 / std, weight and bias.
+        residual: ``[N, O, P, Q]``, float16, bfloat16 or float32, any strides.
+        activation: float32 ``[3, O]``, RPReLU (arXiv:2003.03488), or None.
+        shift: float32 ``[O]``, RSign's, or None.
+
+    Returns:
+        ``y`` ``[N, O, P, Q]``, channels_last, and int32 ``signs`` ``[N, P, Q, ceil(O/32)]``. No
+        gradients.
+    """
+    options = (stride, padding, dilation, groups, pad_value)
+    checks.check_binary_conv2d_residual(
+        x, weight, channels, scale, norm, residual, activation, shift, *options
+    )
+    c = _ops.binary_conv2d_packed.explicit(
+        x, weight, channels, scale, None, *options, residual.dtype
+    )
+    s = c.to(torch.float32)
+    if relu:
+        s = s.relu()
+    mean, inverse, gamma, beta = norm.unsqueeze(-1).unsqueeze(-1)
+    s = (s - mean) * inverse * gamma + beta + residual
+    if activation is not None:
+        before, slope, after = activation.unsqueeze(-1).unsqueeze(-1)
+        s = s + before
+        s = torch.where(s > 0, s, slope * s) + after
+    y = s.to(residual.dtype).contiguous(memory_format=torch.channels_last)
+    decided = y if shift is None else y.to(torch.float32) + shift.reshape(-1, 1, 1)
+    return y, _ops.pack(decided)
+
+
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    *options: object,
+) -> tuple[Tensor, Tensor]:
+    geometry = checks.check_binary_conv2d_residual(
+        x, weight, channels, scale, norm, residual, activation, shift, *options
+    )
+    y = fake.binary_conv2d_packed(x, weight, scale, None, geometry, 0, residual.dtype)
+    return y, fake.pack(y)
+
+
+LIBRARY.impl(_NAME, binary_conv2d_residual, "CompositeExplicitAutograd")
+torch.library.register_fake(f"binop::{_NAME}", _fake, lib=LIBRARY)
