@@ -82,7 +82,19 @@ def test_unpack(channels: int, dtype: torch.dtype) -> None:
         got = ops.unpack(form, channels, dtype)
         wanted = reference_ops.unpack(form, channels, dtype)
         assert_same_bits(got, wanted)
-        assert got.is_contiguous(memory_format=torch.channels_last)
+        assert got.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("shape", [(0, 40, 3, 3), (2, 0, 3, 3), (2, 40, 0, 3)])
+def test_empty_tensors(shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape)
+    packed = ops.pack(x)
+    assert_same_bits(packed, reference_ops.pack(x))
+    masked = ops.pack_with_mask(x, torch.ones(1), 1.0)
+    assert [tuple(t.shape) for t in masked] == [packed.shape] * 2
+    got = ops.unpack(packed, shape[1], torch.float32)
+    wanted = reference_ops.unpack(packed, shape[1], torch.float32)
+    assert got.stride() == wanted.stride()
 
 
 def test_large_tensors_are_shared_by_threads() -> None:
