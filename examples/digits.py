@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -201,20 +202,29 @@ def save_picture(
     figure.savefig(path, dpi=100)
 
 
-def latency_table(networks: dict[str, nn.Module], images: Tensor, labels: Tensor) -> Table:
-    """The first network is the one that the speed-ups refer to."""
+def latency_table(
+    networks: dict[str, nn.Module],
+    times: dict[str, list[float]],
+    images: Tensor,
+    labels: Tensor,
+) -> Table:
     title = f"{len(labels)} held-out digits, {torch.get_num_threads()} threads"
     table = Table("network", title=title)
     for column in ("accuracy", "binary weights", "batch 1", f"batch {len(labels)}"):
         table.add_column(column, justify="right")
-    first: list[float] = []
     for name, network in networks.items():
         cells = [f"{accuracy(network, images, labels):.2%}", f"{weight_bytes(network):,} B"]
-        times = [median_ms(network, batch) for batch in (images[:1], images)]
-        first = first or times
-        cells += [f"{t:.2f} ms ({one / t:.1f}x)" for t, one in zip(times, first, strict=True)]
+        cells += [f"{t:.2f} ms" for t in times[name]]
         table.add_row(name, *cells)
     return table
+
+
+def speed_ups(times: dict[str, list[float]]) -> Iterator[str]:
+    """How many times as fast as the first network the others are, at each batch size."""
+    (first, slow), *others = times.items()
+    for name, fast in others:
+        one, many = (a / b for a, b in zip(slow, fast, strict=True))
+        yield f"{name}: {one:.1f}x (batch 1) and {many:.1f}x (all) of {first}"
 
 
 def main() -> None:
@@ -253,7 +263,13 @@ def main() -> None:
         "binop packed, eager": packed,
         "binop packed, compiled": compiled,
     }
-    console.print(latency_table(networks, images, labels))
+    times = {
+        name: [median_ms(network, batch) for batch in (images[:1], images)]
+        for name, network in networks.items()
+    }
+    console.print(latency_table(networks, times, images, labels))
+    for line in speed_ups(times):
+        console.print(line)
     final = accuracy(packed, images, labels)
     claims = {
         f"held-out accuracy {final:.2%} is at least {TARGET_ACCURACY:.0%}": final

@@ -84,7 +84,8 @@ def prepare_unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> Callabl
     checks.check_unpack(packed, channels, dtype)
     images, height, width, _ = packed.shape
     shape = (images, channels, height, width)
-    strides = (height * width * channels, 1, width * channels, channels)
+    image, row, pixel, channel = _dense_strides((images, height, width, channels))
+    strides = (image, channel, row, pixel)
     pixels = images * height * width
     spec = abi.UnpackSpec(library.current(), pixels, channels, abi.DTYPES[dtype])
     unpack, reference = library.load().binop_cpu_unpack, ctypes.byref(spec)

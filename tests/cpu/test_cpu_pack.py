@@ -9,6 +9,8 @@ from cases import sprinkle
 from compare import assert_same_bits
 from configurations import words
 
+from binop import fake
+
 pytestmark = pytest.mark.usefixtures("cpu_path")
 
 ops = torch.ops.binop
@@ -82,7 +84,19 @@ def test_unpack(channels: int, dtype: torch.dtype) -> None:
         got = ops.unpack(form, channels, dtype)
         wanted = reference_ops.unpack(form, channels, dtype)
         assert_same_bits(got, wanted)
-        assert got.is_contiguous(memory_format=torch.channels_last)
+        assert got.stride() == fake.unpack(form, channels, dtype).stride()
+
+
+@pytest.mark.parametrize("shape", [(0, 40, 3, 3), (2, 0, 3, 3), (2, 40, 0, 3)])
+def test_empty_tensors(shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape)
+    packed = ops.pack(x)
+    assert_same_bits(packed, reference_ops.pack(x))
+    masked = ops.pack_with_mask(x, torch.ones(1), 1.0)
+    assert [tuple(t.shape) for t in masked] == [packed.shape] * 2
+    got = ops.unpack(packed, shape[1], torch.float32)
+    wanted = fake.unpack(packed, shape[1], torch.float32)
+    assert (got.shape, got.stride()) == (wanted.shape, wanted.stride())
 
 
 def test_large_tensors_are_shared_by_threads() -> None:
