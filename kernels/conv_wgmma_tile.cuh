@@ -24,32 +24,7 @@
 #include "epilogue.cuh"
 #include "multiply_wide.cuh"
 
-struct WgmmaArguments {
-  const u32* x;  // as in ConvArguments
-  const u32* weight;
-  void* out;
-  const void* scale_a;
-  const void* scale_w;
-  const float* bias;
-  const int* threshold;
-  const bool* flip;
-  i64 scale_a_dtype;
-  i64 scale_w_dtype;
-  i64 scale_w_stride;
-  i64 bias_stride;
-  i64 threshold_stride;
-  i64 flip_stride;
-  i64 batch;
-  i64 height;
-  i64 width;
-  i64 out_channels;
-  i64 out_height;
-  i64 out_width;
-  i64 padding_rows;
-  i64 padding_columns;
-  i64 groups;
-  i64 group_channels;
-  i64 group_words;
+struct WgmmaArguments : ConvArguments {
   i64 channel_tiles;
   i64 pixel_tiles;
   i64 slabs;

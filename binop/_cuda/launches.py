@@ -33,17 +33,14 @@ CONV_SIZES = (
     "padding_columns", "dilation_rows", "dilation_columns", "groups", "group_channels",
     "group_words", "pad_value", "channels_last",
 )  # fmt: skip
-# What conv_wgmma takes after its pointers.
+# What conv_wgmma takes after CONV_SIZES.
 WGMMA_SIZES = (
-    "scale_a_dtype", "scale_w_dtype", "scale_w_stride", "bias_stride", "threshold_stride",
-    "flip_stride", "batch", "height", "width", "out_channels", "out_height", "out_width",
-    "padding_rows", "padding_columns", "groups", "group_channels", "group_words", "channel_tiles",
-    "pixel_tiles", "slabs", "stages", "stage_bytes", "plane_bytes", "patch_columns",
-    "patch_columns_inverse", "patch_rows", "patch_rows_inverse", "out_width_inverse",
-    "out_height_inverse", "reach_rows", "reach_columns", "step_rows", "step_columns", "skip_rows",
-    "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse", "tap_columns_inverse",
-    "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
-    "cut_first_columns", "cut_last_columns",
+    "channel_tiles", "pixel_tiles", "slabs", "stages", "stage_bytes", "plane_bytes",
+    "patch_columns", "patch_columns_inverse", "patch_rows", "patch_rows_inverse",
+    "out_width_inverse", "out_height_inverse", "reach_rows", "reach_columns", "step_rows",
+    "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse",
+    "tap_columns_inverse", "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows",
+    "cut_last_rows", "cut_first_columns", "cut_last_columns",
 )  # fmt: skip
 # What conv_mma takes after these.
 MMA_SIZES = (

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
-from binop._cuda.launches import WGMMA_SIZES, Device, Kernel, Launch, divide_up, in_order
+from binop._cuda.launches import (
+    CONV_SIZES,
+    WGMMA_SIZES,
+    Device,
+    Kernel,
+    Launch,
+    divide_up,
+    in_order,
+)
 from binop._cuda.wgmma_geometry import (
     CHUNK_BYTES,
     CHUNK_WORDS,
@@ -256,7 +264,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         walkers * channel_tiles,
         tile.threads,
         memory.fixed + stages * memory.stage,
-        in_order(WGMMA_SIZES, sizes),
+        in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores: {tile.channels} channels a block, "
         f"{tile.consumers} consumers, {stages} patches in flight",
     )

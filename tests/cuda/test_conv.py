@@ -24,7 +24,8 @@ from configurations import (
 import binop  # noqa: F401  (registers the ops)
 from binop._cuda import plan_conv, plan_fused
 
-pytestmark = pytest.mark.cuda
+# A kernel that waits forever is killed with its process: a signal would wait for the device.
+pytestmark = [pytest.mark.cuda, pytest.mark.timeout(300, method="thread")]
 
 _reference = torch.ops.binop
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)

@@ -10,9 +10,14 @@ import pytest
 import torch
 from cases import Case
 from compare import assert_same_bits
-from configurations import TILES, force_tile, never_fuse
+from configurations import TILES, WGMMA_TILES, force_tile, force_wgmma_tile, never_fuse
 
-pytestmark = [pytest.mark.cuda, pytest.mark.sanitize]
+# A kernel that waits forever is killed with its process: a signal would wait for the device.
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.sanitize,
+    pytest.mark.timeout(300, method="thread"),
+]
 
 _ops = torch.ops.binop
 CONVOLUTIONS = [
@@ -69,6 +74,19 @@ def test_every_tile(
     ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case, resident: bool, name: str
 ) -> None:
     force_tile(monkeypatch, name, resident=resident)
+    _check_both_outputs(ops, monkeypatch, case)
+
+
+@pytest.mark.parametrize("name", WGMMA_TILES)
+@pytest.mark.parametrize("case", CONVOLUTIONS[:5], ids=lambda case: case.name)
+def test_every_wgmma_tile(
+    ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case, name: str
+) -> None:
+    force_wgmma_tile(monkeypatch, name)  # (only on Hopper; elsewhere the plan's choice)
+    _check_both_outputs(ops, monkeypatch, case)
+
+
+def _check_both_outputs(ops: Any, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     monkeypatch.setattr(ops, "_prepared", {})
     for channels_last in (False, True):
         tensors = replace(case, channels_last=channels_last, dtype=torch.bfloat16).tensors()

@@ -25,7 +25,8 @@ BITS = replace(CALL, out="bits")
 def sizes(launch: Launch | None) -> dict[str, int]:
     assert launch is not None
     assert launch.kernel.source == "conv_wgmma.cu"
-    return dict(zip(launches.WGMMA_SIZES, launch.sizes, strict=True))
+    names = launches.CONV_SIZES + launches.WGMMA_SIZES
+    return dict(zip(names, launch.sizes, strict=True))
 
 
 @pytest.mark.parametrize(
