@@ -169,9 +169,9 @@ def _measure(options: argparse.Namespace) -> int:
     )
     facts = machine.describe(device)
     now = datetime.datetime.now(datetime.timezone.utc)
-    name = slug(facts["device"])
-    what = "-networks" if options.networks else ""
-    out = options.out or Path("benchmarks", "results", f"{name}{what}-{now:%Y-%m-%d}.json")
+    # Two results, with README blocks of their own.
+    name = slug(facts["device"]) + ("-networks" if options.networks else "")
+    out = options.out or Path("benchmarks", "results", f"{name}-{now:%Y-%m-%d}.json")
     conditions = machine.commit(options.commit) | {
         "seed": plan.seed,
         "conv_inputs": "rotated past the cache" if plan.cold else "one set, may stay in the cache",
