@@ -244,7 +244,9 @@ def main() -> None:
 
     model.eval()
     packed = binop.pack_model(model, report=print)
-    compiled = torch.compile(packed, fullgraph=True, dynamic=True)
+    # Freezing makes the weights constants, so that thresholds are found while it compiles.
+    torch._inductor.config.freezing = True
+    compiled = torch.compile(packed, backend="binop", fullgraph=True, dynamic=True)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         program = torch.export.export(packed, (images,), dynamic_shapes=({0: batch},))
