@@ -55,13 +55,13 @@ __device__ void produce(const Work& work) {
   const BorderAxis rows = {static_cast<int>(a.step_rows * a.skip_rows),
                            static_cast<int>(a.padding_rows),
                            static_cast<int>(a.tap_rows),
-                           static_cast<u32>(a.tap_rows_inverse),
+                           a.tap_rows_inverse,
                            static_cast<int>(a.reach_rows - a.height),
                            static_cast<int>(a.cut_first_rows)};
   const BorderAxis columns = {static_cast<int>(a.step_columns * a.skip_columns),
                               static_cast<int>(a.padding_columns),
                               static_cast<int>(a.tap_columns),
-                              static_cast<u32>(a.tap_columns_inverse),
+                              a.tap_columns_inverse,
                               static_cast<int>(a.reach_columns - a.width),
                               static_cast<int>(a.cut_first_columns)};
   TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);

@@ -56,7 +56,7 @@ struct BorderAxis {
   int step;  // of the image, from one output to the next
   int padding;
   int tap;
-  u32 tap_inverse;
+  i64 tap_inverse;
   int over;  // what the last tap of the first output is past the image's end, without padding
   int cut_first;
 
@@ -65,13 +65,8 @@ struct BorderAxis {
     const int before = start < 0 ? -start + tap - 1 : 0;
     const int past = start + over;
     const int after = past > 0 ? past + tap - 1 : 0;
-    const int cut_before = divide(before);
-    return after > 0 ? cut_first + divide(after) : cut_before;
-  }
-
- private:
-  __device__ int divide(int value) const {
-    return tap_inverse == 0 ? value : static_cast<int>(__umulhi(value, tap_inverse));
+    return after > 0 ? cut_first + divide_small(after, tap_inverse)
+                     : divide_small(before, tap_inverse);
   }
 };
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_runs import TINY, made_up_result, run_group, tiny_plan
 
 from binop import bench
 from binop.bench import (
@@ -18,7 +19,6 @@ from binop.bench import (
     gate,
     graph_clock,
     measure,
-    networks,
     plots,
     readme,
     tables,
@@ -26,12 +26,10 @@ from binop.bench import (
     work,
     writers,
 )
-from binop.bench.cases import ConvCase, NetworkCase, PackCase, cases, select
+from binop.bench.cases import ConvCase, PackCase, cases, select
 from binop.bench.clocks import WallClock
 from binop.bench.result import Ceiling, Group, Result, Row, from_json, load, save, slug, to_json
 from binop.bench.verdict import judge
-
-TINY = ConvCase("tiny", "layer", 2, 33, 5, 35, stride=2)  # tails in words, and a border
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -40,43 +38,9 @@ def options(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def tiny_plan(case: ConvCase | PackCase = TINY, device: str = "cpu", **changes: object):
-    """A few rounds of one case, without the compiled peer, which takes seconds, and without
-    OpenVINO, which is wrong where channels do not fill its blocks."""
-    slow_or_wrong = ("simulated-compiled", "openvino")
-    names = [r.name for r in contenders.recipes(device, case.kind) if r.name not in slow_or_wrong]
-    plan = measure.Plan(torch.device(device), (case,), 3, 1.0, 0, names)
-    return dataclasses.replace(plan, **changes)
-
-
-def run_group(monkeypatch: pytest.MonkeyPatch, plan: measure.Plan) -> Group:
-    """The group of the plan's one case, without ceilings, on one thread."""
-    monkeypatch.setattr(measure.ceilings, "measure", lambda *_: ())
-    monkeypatch.setattr(measure, "_thread_counts", lambda _: [1])
-    _, (group,) = measure.run(plan, lambda _: None)
-    return group
-
-
 @pytest.fixture
 def result() -> Result:
-    """A made-up run of a made-up device; one contender failed."""
-    layer = work.conv_work(ConvCase("s1", "layer", 256, 64, 56, 64).geometry, *["packed"] * 3, "b1")
-    rows = [
-        Row("conv2d-bf16", False, 2 * 10**8, 10**11, "bf16", 100.0, 99.0, 102.0, 50, 10, 10**9),
-        Row(
-            "packed-to-packed", True, layer.bytes, layer.ops, "b1", 20.0, 19.0, 22.0, 50, 40, 10**9
-        ),
-        Row("packed-to-float", True, error="RuntimeError: no | kernel"),
-    ]
-    pack = [Row("pack", True, 4 * 10**8, 0, "none", 125.0, 124.0, 126.0, 50, 20, 10**9)]
-    ceilings = [Ceiling("copy", 4e12, "made up"), Ceiling("b1", 10e15, "made up")]
-    groups = [
-        Group("s1", "layer", "256,64,56x56 -> 64, 3x3", None, None, rows),
-        Group("pack-c64", "pack", "256,64,56x56", None, None, pack),
-    ]
-    groups = [judge(group, ceilings, ("conv2d-bf16",)) for group in groups]
-    machine = {"device": "Made-Up 1", "kind": "cuda", "driver": None}
-    return Result("made-up-1", "2026-01-01", machine, {"commit": "abc"}, ceilings, groups)
+    return made_up_result()
 
 
 def test_floor_is_the_larger_term_and_names_it():
@@ -384,79 +348,3 @@ def test_import_binop_does_not_import_the_benchmark():
         "import sys, binop; sys.exit(any(name.startswith('binop.bench') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-TINY_NETWORK = NetworkCase(
-    "tiny-net", "vgg_bnn", 4, 8, {"width": 32, "resolution": 8, "stages": 1, "dense": 32}
-)
-
-
-def tiny_operands() -> networks.NetworkOperands:
-    return networks.NetworkOperands(TINY_NETWORK, torch.device("cpu"), torch.float32, 0)
-
-
-def test_network_cases_exist_in_the_checkout():
-    for device in ("cpu", "cuda"):
-        for case in select(device, None, quick=False, networks=True):
-            assert isinstance(case, NetworkCase)
-            assert (networks.MODELS / f"{case.model}.py").is_file()
-            assert case.peer is None or (networks.MODELS / f"{case.peer}.py").is_file()
-        assert len(select(device, None, quick=True, networks=True)) == 1
-    with pytest.raises(ValueError, match="expected a checkout"):
-        networks.load("no_such_model", {})
-
-
-def test_twins_of_a_network_compute_what_they_say():
-    operands = tiny_operands()
-    x, binary, simulated = operands.x, operands.binary, operands.simulated()
-    torch.testing.assert_close(simulated(x), binary(x))
-    twin = operands.float_peer()
-    convolutions = [m for m in twin.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert {type(m) for m in convolutions} == {torch.nn.Conv2d}
-    assert len(convolutions) == 4
-    assert torch.equal(convolutions[1].weight, binary[3].conv.weight)
-
-
-def test_the_float_peer_of_a_network_may_be_another():
-    case = dataclasses.replace(TINY_NETWORK, peer="resnet", peer_options={"width": 8})
-    case = dataclasses.replace(case, size=32, options={**case.options, "resolution": 32})
-    operands = networks.NetworkOperands(case, torch.device("cpu"), torch.float32, 0)
-    assert operands.float_peer()(operands.x).shape == (4, 1000)
-
-
-@pytest.mark.compile
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Inductor's own, when it tunes
-def test_a_network_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch):
-    names = ["inductor", "binop-pack-op", "binop-pack-inline"]
-    plan = dataclasses.replace(tiny_plan(TINY_NETWORK), names=names)
-    group = run_group(monkeypatch, plan)
-    assert [row.contender for row in group.rows] == names
-    assert all(row.error is None and row.median_us > 0 for row in group.rows)
-    assert group.kind == "network"
-
-
-def test_wrong_decisions_of_a_network_end_the_run(monkeypatch: pytest.MonkeyPatch):
-    operands = tiny_operands()
-    wanted = torch.eye(4, 10)
-    monkeypatch.setattr(operands, "_reference", wanted)
-    networks.check(operands, "ours", wanted * 2)
-    with pytest.raises(gate.WrongResultError, match=r"tiny-net: ours: decides as .* on 75\.0%"):
-        networks.check(operands, "ours", torch.cat([wanted[:3], wanted[:1]]))
-
-
-def test_network_tables(result: Result):
-    kernels = [{"kernel": f"kernel{i}", "launches": 2, "us": 90.0 - i} for i in range(10)]
-    rows = [Row("float-compiled", False, median_us=200.0, low_us=199.0, high_us=201.0)]
-    rows.append(
-        Row("binop-pack-op", True, median_us=50.0, low_us=49.0, high_us=51.0, kernels=kernels)
-    )
-    group = Group("vgg", "network", "256,3,224x224", None, None, rows)
-    group = judge(group, result.ceilings, ("float-compiled",))
-    result = dataclasses.replace(result, groups=[group])
-    table = tables.TABLES["networks"](result)
-    assert table.columns == ["case", "N,C,HxW", "threads", "float-compiled", "binop-pack-op"]
-    assert table.rows == [["vgg", "256,3,224x224", "-", "200", "50.0 (4.00x)"]]
-    by_kernel = tables.TABLES["kernels"](result)
-    assert len(by_kernel.rows) == 8
-    assert by_kernel.rows[0] == ["vgg", "binop-pack-op", "kernel0", "2", "90.0", "11%"]
-    assert from_json(to_json(result)) == result

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_plan import CALL, layer, macros
 
 from binop._cuda import launches, plan_wgmma
+from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv
 from binop._cuda.plan_wgmma import WgmmaTile, why_not_wgmma
@@ -67,12 +68,12 @@ def test_layers_get_the_tile_that_measured_best(
     ],
 )
 def test_what_it_does_not_take(
-    geometry: Conv2dGeometry, call: object, device: Device, why: str | None
+    geometry: Conv2dGeometry, call: ConvCall, device: Device, why: str | None
 ) -> None:
-    reason = why_not_wgmma(geometry, call, device)  # type: ignore[arg-type]
+    reason = why_not_wgmma(geometry, call, device)
     assert (reason is None) == (why is None)
     assert why is None or re.search(why, str(reason))
-    launch = plan_conv(geometry, call, device)  # type: ignore[arg-type]
+    launch = plan_conv(geometry, call, device)
     assert launch is not None  # another kernel takes it
     assert (launch.kernel.source == "conv_wgmma.cu") == (why is None)
 

@@ -1,0 +1,90 @@
+"""The benchmark of whole networks: its peers, its check of decisions, and its tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from bench_runs import made_up_result, run_group, tiny_plan
+
+from binop.bench import gate, networks, tables
+from binop.bench.cases import NetworkCase, select
+from binop.bench.result import Group, Row, from_json, to_json
+from binop.bench.verdict import judge
+
+TINY_NETWORK = NetworkCase(
+    "tiny-net", "vgg_bnn", 4, 8, {"width": 32, "resolution": 8, "stages": 1, "dense": 32}
+)
+
+
+def tiny_operands() -> networks.NetworkOperands:
+    return networks.NetworkOperands(TINY_NETWORK, torch.device("cpu"), torch.float32, 0)
+
+
+def test_network_cases_exist_in_the_checkout():
+    for device in ("cpu", "cuda"):
+        for case in select(device, None, quick=False, networks=True):
+            assert isinstance(case, NetworkCase)
+            assert (networks.MODELS / f"{case.model}.py").is_file()
+            assert case.peer is None or (networks.MODELS / f"{case.peer}.py").is_file()
+        assert len(select(device, None, quick=True, networks=True)) == 1
+    with pytest.raises(ValueError, match="expected a checkout"):
+        networks.load("no_such_model", {})
+
+
+def test_twins_of_a_network_compute_what_they_say():
+    operands = tiny_operands()
+    x, binary, simulated = operands.x, operands.binary, operands.simulated()
+    torch.testing.assert_close(simulated(x), binary(x))
+    twin = operands.float_peer()
+    convolutions = [m for m in twin.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert {type(m) for m in convolutions} == {torch.nn.Conv2d}
+    assert len(convolutions) == 4
+    assert torch.equal(convolutions[1].weight, binary[3].conv.weight)
+
+
+def test_the_float_peer_of_a_network_may_be_another():
+    case = dataclasses.replace(TINY_NETWORK, peer="resnet", peer_options={"width": 8})
+    case = dataclasses.replace(case, size=32, options={**case.options, "resolution": 32})
+    operands = networks.NetworkOperands(case, torch.device("cpu"), torch.float32, 0)
+    assert operands.float_peer()(operands.x).shape == (4, 1000)
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Inductor's own, when it tunes
+def test_a_network_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch):
+    names = ["inductor", "binop-pack-op", "binop-pack-inline"]
+    plan = dataclasses.replace(tiny_plan(TINY_NETWORK), names=names)
+    group = run_group(monkeypatch, plan)
+    assert [row.contender for row in group.rows] == names
+    assert all(row.error is None and row.median_us > 0 for row in group.rows)
+    assert group.kind == "network"
+
+
+def test_wrong_decisions_of_a_network_end_the_run(monkeypatch: pytest.MonkeyPatch):
+    operands = tiny_operands()
+    wanted = torch.eye(4, 10)
+    monkeypatch.setattr(operands, "_reference", wanted)
+    networks.check(operands, "ours", wanted * 2)
+    with pytest.raises(gate.WrongResultError, match=r"tiny-net: ours: decides as .* on 75\.0%"):
+        networks.check(operands, "ours", torch.cat([wanted[:3], wanted[:1]]))
+
+
+def test_network_tables():
+    kernels = [{"kernel": f"kernel{i}", "launches": 2, "us": 90.0 - i} for i in range(10)]
+    rows = [Row("float-compiled", False, median_us=200.0, low_us=199.0, high_us=201.0)]
+    rows.append(
+        Row("binop-pack-op", True, median_us=50.0, low_us=49.0, high_us=51.0, kernels=kernels)
+    )
+    group = Group("vgg", "network", "256,3,224x224", None, None, rows)
+    result = made_up_result()
+    group = judge(group, result.ceilings, ("float-compiled",))
+    result = dataclasses.replace(result, groups=[group])
+    table = tables.TABLES["networks"](result)
+    assert table.columns == ["case", "N,C,HxW", "threads", "float-compiled", "binop-pack-op"]
+    assert table.rows == [["vgg", "256,3,224x224", "-", "200", "50.0 (4.00x)"]]
+    by_kernel = tables.TABLES["kernels"](result)
+    assert len(by_kernel.rows) == 8
+    assert by_kernel.rows[0] == ["vgg", "binop-pack-op", "kernel0", "2", "90.0", "11%"]
+    assert from_json(to_json(result)) == result
