@@ -61,7 +61,9 @@ sanitize-cpu: $(VENV)/test.stamp  ## the CPU library under AddressSanitizer and 
 		$(BIN)/python -m pytest -q -s -p no:cacheprovider tests/cpu/test_cpu_conv.py \
 		tests/cpu/test_cpu_pack.py tests/test_semantics.py tests/test_signs.py
 
+# torch finds the compiler backend through the package's metadata, installed or beside it.
 test-cuda:  ## the tests that need a CUDA device, in the current environment
+	$(PYTHON) setup.py --quiet egg_info
 	# Snapshots of graphs need expecttest, and no GPU.
 	PYTHONPATH=. $(PYTHON) -m pytest -m cuda -n $(WORKERS) --ignore tests/test_graphs.py \
 		--ignore tests/inductor/test_rewrites.py

@@ -4,9 +4,13 @@ and its CPU tensors are served by plain torch. Everything else is in pyproject.t
 In a checkout, ``python setup.py build_ext --inplace`` builds it where ``import binop`` finds it.
 """
 
+import sys
 from glob import glob
 
 from setuptools import Extension, setup
+
+# Where the compiler links its own library statically, that stays hidden, too.
+_HIDDEN = ["-Wl,--exclude-libs,ALL"] if sys.platform.startswith("linux") else []
 
 setup(
     ext_modules=[
@@ -26,7 +30,7 @@ setup(
                 "-Wall",
                 "-Wextra",
             ],
-            extra_link_args=["-fopenmp"],
+            extra_link_args=["-fopenmp", *_HIDDEN],
             optional=True,
         )
     ]

@@ -69,7 +69,6 @@ def prepare_launch(launch: Launch, pointers: int, device: int) -> Callable[..., 
     arch = jit.architecture(device_facts(device).capability)
     with torch.cuda.device(device):
         function = jit.load(launch.kernel, device, arch, launch.shared_bytes)
-    handle: int = function.ptr
     blocks, threads, shared = launch.blocks, launch.threads, launch.shared_bytes
     write = struct.Struct(f"{pointers}q").pack_into
     sizes = struct.pack(f"{len(launch.sizes)}q", *launch.sizes)
@@ -83,6 +82,7 @@ def prepare_launch(launch: Launch, pointers: int, device: int) -> Callable[..., 
         write(buffer, 0, *addresses)
         buffer[span] = sizes
         stream = _current_stream(device)
-        _launch_kernel(handle, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, 0)
+        # Through the object, which keeps the module loaded as long as this closure lives.
+        _launch_kernel(function.ptr, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, 0)
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -113,25 +113,17 @@ def test_a_side_stream_orders_the_launches(ops: ModuleType) -> None:
 
 
 def test_threads_with_their_own_streams(ops: ModuleType) -> None:
-    failures: list[BaseException] = []
-
     def work(seed: int) -> None:
-        try:
-            with torch.cuda.stream(torch.cuda.Stream()):
-                for repeat in range(20):
-                    tensors = _layer(seed + repeat % 2)
-                    tensors[0] = tensors[0][..., : 7 + seed]  # a shape of its own
-                    out = ops.binary_conv2d(*tensors, padding=(1, 1))
-                    assert_same_bits(out, _reference(tensors))
-        except BaseException as failure:
-            failures.append(failure)
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for repeat in range(20):
+                tensors = _layer(seed + repeat % 2)
+                tensors[0] = tensors[0][..., : 7 + seed]  # a shape of its own
+                out = ops.binary_conv2d(*tensors, padding=(1, 1))
+                assert_same_bits(out, _reference(tensors))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, seed) for seed in range(8)]:
+            done.result()
 
 
 def test_processes_share_a_cold_cache(tmp_path: Path) -> None:
