@@ -2,13 +2,14 @@
 // columns output channels, and the depth runs over channels and taps.
 //
 // A block loads its filters into shared memory once and walks over tiles of output pixels. One
-// warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 pixels
-// each: they read a tap's rows as fragments from anywhere in the patch (so that strides, dilations
-// and small images waste nothing), multiply, and store while others' products run.
+// warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 rows each.
+// They read a tap's rows as fragments from anywhere in the patch, so that strides, dilations and
+// small images waste nothing; or (LINEAR) they multiply them where they lie, which leaves the
+// warps free, but multiplies the padding between rows of the image, too.
 //
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
-// The first term comes from a table of border classes; popc(a) is counted on the fragments.
+// The first term comes from a table of border classes; popc(a) is counted while products run.
 #include "conv_wgmma_patch.cuh"
 #include "conv_wgmma_store.cuh"
 #include "conv_wgmma_weights.cuh"
@@ -124,13 +125,58 @@ __device__ inline int sum_of_lanes(int value) {
   return value + __shfl_xor_sync(kAllLanes, value, 2);
 }
 
+// Every lane of the warp is done with what the barrier guards.
+__device__ inline void arrive_for_warp(u32 barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) arrive(barrier);
+}
+
+// The products of a slab that stays in shared memory, from the warpgroup's first row on. They go
+// on when this returns.
+__device__ inline void multiply_linear(u32 rows, u32 offsets, FilterTile<TILE_N> filters,
+                                       bool first, Sums& sums) {
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    const u32 low = load_shared(offsets + 8 * k);
+    const u32 next = load_shared(offsets + 8 * k + 4) - low;
+    multiply_async(sums, ActivationRows::at(rows + low, next), filters, k > 0 || !first);
+    filters.low += FilterTile<TILE_N>::kStep;
+  }
+  commit_products();
+}
+
+// Set bits of a row in the slab's chunks, every other from `first_chunk` on.
+__device__ inline int count_row(u32 row, u32 offsets, int first_chunk) {
+  int set = 0;
+#pragma unroll 3
+  for (int k = 0; k < kSteps; ++k) {
+    const int chunk = 2 * k + first_chunk;
+    const uint4 words = load_chunk(row + load_shared(offsets + 4 * chunk));
+    const int bits = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
+    set += chunk < kUsedChunks ? bits : 0;
+  }
+  return set;
+}
+// The rows of this lane for the epilogue, as far as the words behind the patch tell.
+__device__ inline void read_rows(u32 words, i64 position, LaneRows& rows) {
+  rows.position = position;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const u32 at = RowWords::at(words, threadIdx.x % 32 / 4 + 8 * half);
+    rows.border[half] = RowWords::border_of(load_shared(at));
+    rows.pixel[half] = static_cast<int>(load_shared(at + 4));
+    rows.set[half] = 0;
+  }
+}
+
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
-  const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;
+  const int warp_row = threadIdx.x % kWarpgroup / 32 * 16;
+  const int first_row = consumer * kProductM + warp_row;  // of the tile
   const int slabs = static_cast<int>(a.slabs);
-  const i64 pixels = a.batch * a.out_height * a.out_width;
-  const u32 offsets = work.shared + Layout::kOffsets + lane / 16 * 4;
+  const u32 offsets = work.shared + Layout::kOffsets;
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
@@ -143,37 +189,55 @@ __device__ void consume(const Work& work, int consumer) {
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     LaneRows rows;
-    rows.pixel = static_cast<i64>(tile) * kTileM + first_row + lane / 4;
-    const i64 left = pixels - rows.pixel;
-    rows.left = left < 9 ? static_cast<int>(left) : 9;
-    rows.set[0] = rows.set[1] = 0;
-    u32 row = 0;
+    u32 place = 0;  // bytes in a patch: of the row that this lane loads, or the warpgroup's first
+    int counted = 0;
+    u32 held = 0;  // the barrier of the stage that products may be reading
     Sums sums;
     FilterTile<TILE_N> filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
+      const u32 empty = work.shared + Layout::kEmpty + 8 * stage.index;
       wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
       if (slab == 0) {
-        const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes) + first_row * 4;
-        row = (load_shared(words + lane % 16 * 4) & 0xFFFFu) * kChunkBytes;
-        rows.border[0] = load_shared(words + lane / 4 * 4) >> 16;
-        rows.border[1] = load_shared(words + (lane / 4 + 8) * 4) >> 16;
-      } else {
+        const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes);
+        read_rows(RowWords::at(words, first_row), static_cast<i64>(tile) * kTileM + first_row, rows);
+        const int mine = LINEAR ? first_row - warp_row : first_row + lane % 16;
+        place = RowWords::entry_of(load_shared(RowWords::at(words, mine))) * kChunkBytes;
+      } else if (!LINEAR) {
         wait_products();  // they read the registers that are loaded now
       }
-      Fragments fragments;
-      fragments.load(patch + row, offsets);
-      __syncwarp();
-      if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
+      if constexpr (LINEAR) {
+        multiply_linear(patch + place, offsets, filters, slab == 0, sums);
+        const u32 row = patch + place + (warp_row + lane % 16) * kChunkBytes;
+        counted += count_row(row, offsets, lane / 16);
+        if (slab > 0) {
+          wait_products<1>();
+          arrive_for_warp(held);
+        }
+        held = empty;
+      } else {
+        Fragments fragments;
+        fragments.load(patch + place, offsets + lane / 16 * 4);
+        arrive_for_warp(empty);
+        fragments.multiply(filters, slab == 0, sums, rows.set);
+      }
       stage.advance(a);
-      fragments.multiply(filters, slab == 0, sums, rows.set);
       filters.low += kSteps * FilterTile<TILE_N>::kStep;
     }
+    if constexpr (LINEAR) {
+      counted += __shfl_xor_sync(kAllLanes, counted, 16);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
+      for (int half = 0; half < 2; ++half) {
+        rows.set[half] = __shfl_sync(kAllLanes, counted, lane / 4 + 8 * half);
+      }
+    } else {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
+    }
     wait_barrier(work.shared + Layout::kTableReady, 0);
     wait_products();
+    if constexpr (LINEAR) arrive_for_warp(held);
     store_tile<OUT>(a, work.channels, work.shared, rows, sums);
   }
 }

@@ -4,49 +4,59 @@
 
 #include "conv_wgmma_tile.cuh"
 
-// The first output pixel of a tile, carried from tile to tile.
+// The first position of a tile, carried from tile to tile.
 struct TileStart {
   int image;
   int row;
   int column;
-  i64 pixel;
+  i64 position;
 
-  static __device__ TileStart at(const WgmmaArguments& a, i64 pixel) {
-    const i64 plane = a.out_height * a.out_width;
-    const i64 image = divide(pixel, plane);
-    const int position = static_cast<int>(pixel - image * plane);
-    const int row = position / static_cast<int>(a.out_width);
-    return {static_cast<int>(image), row, position - row * static_cast<int>(a.out_width), pixel};
+  static __device__ TileStart at(const WgmmaArguments& a, i64 position) {
+    const i64 plane = a.raster_rows * a.raster_columns;
+    const i64 image = divide(position, plane);
+    const int in_image = static_cast<int>(position - image * plane);
+    const int row = in_image / static_cast<int>(a.raster_columns);
+    return {static_cast<int>(image), row, in_image - row * static_cast<int>(a.raster_columns),
+            position};
   }
 
-  __device__ void advance(const WgmmaArguments& a, i64 pixels) {
-    pixel += pixels;
-    column += static_cast<int>(a.skip_out_columns);
-    const int wrapped_column = column >= static_cast<int>(a.out_width);
-    column -= wrapped_column ? static_cast<int>(a.out_width) : 0;
-    row += static_cast<int>(a.skip_out_rows) + wrapped_column;
-    const int wrapped_row = row >= static_cast<int>(a.out_height);
-    row -= wrapped_row ? static_cast<int>(a.out_height) : 0;
+  __device__ void advance(const WgmmaArguments& a, i64 positions) {
+    position += positions;
+    column += static_cast<int>(a.skip_raster_columns);
+    const int wrapped_column = column >= static_cast<int>(a.raster_columns);
+    column -= wrapped_column ? static_cast<int>(a.raster_columns) : 0;
+    row += static_cast<int>(a.skip_raster_rows) + wrapped_column;
+    const int wrapped_row = row >= static_cast<int>(a.raster_rows);
+    row -= wrapped_row ? static_cast<int>(a.raster_rows) : 0;
     image += static_cast<int>(a.skip_images) + wrapped_row;
   }
+
+  // Positions from here to the end.
+  __device__ i64 left(const WgmmaArguments& a) const { return a.positions - position; }
 };
 
 // A row of the tile: where its first tap lies in the patch, counted in rows from the patch's
-// first, and where the pixel lies in the output.
+// first, and where it lies in the raster.
 struct TileRow {
   int patch_row;
+  int images_on;
   int row;
   int column;
 
   static __device__ TileRow at(const WgmmaArguments& a, const TileStart& start, int index) {
     const int column = start.column + index;
-    const int rows_down = divide_small(column, a.out_width_inverse);
+    const int rows_down = divide_small(column, a.raster_columns_inverse);
     const int row = start.row + rows_down;
-    const int images_on = divide_small(row, a.out_height_inverse);
-    const int row_in_image = row - images_on * static_cast<int>(a.out_height);
+    const int images_on = divide_small(row, a.raster_rows_inverse);
+    const int row_in_image = row - images_on * static_cast<int>(a.raster_rows);
     return {images_on * static_cast<int>(a.patch_rows) +
                 (row_in_image - start.row) * static_cast<int>(a.step_rows),
-            row_in_image, column - rows_down * static_cast<int>(a.out_width)};
+            images_on, row_in_image, column - rows_down * static_cast<int>(a.raster_columns)};
+  }
+
+  __device__ bool in_output(const WgmmaArguments& a) const {
+    return !LINEAR || (row < static_cast<int>(a.out_height) &&
+                       column < static_cast<int>(a.out_width));
   }
 };
 
@@ -199,16 +209,16 @@ struct PatchLoader {
 
 // Rows of the patch of a tile, down to the last that its last pixel reads.
 __device__ inline int patch_rows_of(const WgmmaArguments& a, const TileStart& start) {
-  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
+  const i64 left = start.left(a);
   const int last = left < kTileM ? static_cast<int>(left) - 1 : kTileM - 1;
   return TileRow::at(a, start, last).patch_row + static_cast<int>(a.reach_rows);
 }
 
-// The words of the tile's rows. Rows past the last pixel read the first pixel's.
+// The words of the tile's rows. Rows past the last position read what the first does.
 __device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start,
                                      const BorderAxis& rows, const BorderAxis& columns,
                                      u32 target) {
-  const i64 left = a.batch * a.out_height * a.out_width - start.pixel;
+  const i64 left = start.left(a);
 #pragma unroll
   for (int first = 0; first < kTileM; first += kWarpgroup) {
     const int index = first + threadIdx.x % kWarpgroup;
@@ -216,10 +226,15 @@ __device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& s
     const TileRow row = TileRow::at(a, start, index < left ? index : 0);
     const int entry = row.patch_row * static_cast<int>(a.patch_columns) +
                       row.column * static_cast<int>(a.step_columns);
+    const bool exists = index < left && row.in_output(a);
     int border = 0;
-    if (Layout::classes(a) > 1) {
+    if (exists && Layout::classes(a) > 1) {
       border = rows.class_of(row.row) * Layout::column_classes(a) + columns.class_of(row.column);
     }
-    store_shared(target + 4 * index, static_cast<u32>(entry) | static_cast<u32>(border) << 16);
+    const int out_row = (start.image + row.images_on) * static_cast<int>(a.out_height) + row.row;
+    const int pixel = exists ? out_row * static_cast<int>(a.out_width) + row.column : -1;
+    const u32 words = RowWords::at(target, index);
+    store_shared(words, static_cast<u32>(entry) | static_cast<u32>(border) << 16);
+    store_shared(words + 4, static_cast<u32>(pixel));
   }
 }

@@ -14,12 +14,13 @@ using Sums = ProductSums<TILE_N>;
 
 // The two rows of this lane (8 apart).
 struct LaneRows {
-  i64 pixel;      // of the first
-  int left;       // pixels from it to the end, at most 9 (0 or less: it does not exist)
+  i64 position;   // of the warp's first row in the raster
+  int pixel[2];   // negative: none
   u32 border[2];  // classes
   int set[2];     // popc(a)
 
-  __device__ bool exists(int half) const { return left > 8 * half; }
+  __device__ bool exists(int half) const { return pixel[half] >= 0; }
+  __device__ i64 pixel_of(int half) const { return pixel[half]; }
 };
 
 // sum * 2**-22 + addend, exact for sum below 2**23.
@@ -78,7 +79,7 @@ __device__ inline void store_word(const WgmmaArguments& a, const Channels& chann
   const u32 toggle = load_shared(shared + Layout::kToggle + 4 * word);
   const u32 exists = load_shared(shared + Layout::kExists + 4 * word);
   const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  static_cast<u32*>(a.out)[(rows.pixel + 8 * half) * words + channels.first / kWordBits + word] =
+  static_cast<u32*>(a.out)[rows.pixel_of(half) * words + channels.first / kWordBits + word] =
       (below ^ toggle) & exists;
 }
 
@@ -224,7 +225,7 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
     LanePixels<Out> pixels;
     if constexpr (STORES == kPixels) {
-      pixels = LanePixels<Out>::of(a, channels, rows.pixel - lane / 4 + 8 * half);
+      pixels = LanePixels<Out>::of(a, channels, rows.position + 8 * half);
     }
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
@@ -239,7 +240,7 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
       if constexpr (STORES == kPixels) {
         pixels.store(a.out_height * a.out_width, channels.count, word, y);
       } else if (rows.exists(half)) {
-        store_channels<Out>(a, rows.pixel + 8 * half, channels.first + channel,
+        store_channels<Out>(a, rows.pixel_of(half), channels.first + channel,
                             channels.count - channel, y);
       }
     }

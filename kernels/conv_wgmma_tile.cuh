@@ -3,7 +3,10 @@
 // Compiled with
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
-//   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
+//   CONSUMERS   warpgroups that multiply: 64 rows each of the block's tile
+//   LINEAR      0: the rows of a tile are output pixels, gathered from the patch into registers.
+//               1: they are neighbours in the padded image, multiplied where they lie; those that
+//               are no output pixels are left out of the stores (stride 1, WORD_TAPS 1)
 //   KERNEL_ROWS, KERNEL_COLUMNS
 //   WORD_TAPS   taps of a kernel row that share 16 bytes of depth: 4, 2 or 1 for groups of one
 //               word, of two, of more
@@ -17,8 +20,7 @@
 //
 // The depth is cut into slabs of PLANES * 128 channels. A patch is what a tile of pixels reads of
 // a slab: whole rows of the (virtually) padded image, so that a tap is an offset into it. Behind it
-// stands a word a row of the tile: the patch's pixel under the row's first tap in the low half, its
-// border class in the high one.
+// stand two words a row of the tile (RowWords).
 #pragma once
 
 #include "epilogue.cuh"
@@ -35,8 +37,11 @@ struct WgmmaArguments : ConvArguments {
   i64 patch_columns_inverse;
   i64 patch_rows;  // rows of one padded image
   i64 patch_rows_inverse;
-  i64 out_width_inverse;
-  i64 out_height_inverse;
+  i64 raster_columns;  // where tiles walk: the output, or (LINEAR) the padded image
+  i64 raster_columns_inverse;
+  i64 raster_rows;
+  i64 raster_rows_inverse;
+  i64 positions;  // of the raster, to the last output pixel
   i64 reach_rows;  // rows of the padded image under one output pixel
   i64 reach_columns;
   i64 step_rows;  // rows of the padded image from one output row to the next
@@ -47,9 +52,9 @@ struct WgmmaArguments : ConvArguments {
   i64 tap_columns;
   i64 tap_rows_inverse;
   i64 tap_columns_inverse;
-  i64 skip_images;  // from a tile to the block's next: images, output rows and columns
-  i64 skip_out_rows;
-  i64 skip_out_columns;
+  i64 skip_images;  // from a tile to the block's next: images, rows and columns of the raster
+  i64 skip_raster_rows;
+  i64 skip_raster_columns;
   i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
   i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
   i64 cut_first_columns;
@@ -125,6 +130,18 @@ struct Layout {
   static __device__ int classes(const WgmmaArguments& a) {
     return row_classes(a) * column_classes(a);
   }
+};
+
+// What stands behind a patch, for every row of the tile.
+struct RowWords {
+  static constexpr int kBytes = 8;
+
+  u32 place;  // the patch's pixel under the row's first tap; in the high half its border class
+  int pixel;  // of the output; negative: none
+
+  __device__ static u32 at(u32 words, int row) { return words + row * kBytes; }
+  __device__ static u32 entry_of(u32 place) { return place & 0xFFFFu; }
+  __device__ static u32 border_of(u32 place) { return place >> 16; }
 };
 
 // What is fixed for a block: its group and its output channels.

@@ -3,6 +3,50 @@
 
 #include "conv_wgmma_tile.cuh"
 
+// Where a chunk of depth stands in a filter: stepped through without divisions.
+struct ChunkSource {
+  int chunk;     // of the slab
+  int plane;     // WORD_TAPS 1
+  int word;      // of the filter
+  int existing;  // words from there on that the chunk takes
+
+  // The `chunk`-th of the slab, 0 or 1.
+  static __device__ ChunkSource at(const WgmmaArguments& a, int slab, int chunk) {
+    ChunkSource source = {0, 0, WORD_TAPS > 1 ? 0 : slab * PLANES * kChunkWords, 0};
+    source.set_existing(a, slab);
+    if (chunk == 1) source.step(a, slab);
+    return source;
+  }
+
+  __device__ void set_existing(const WgmmaArguments& a, int slab) {
+    const int group_words = static_cast<int>(a.group_words);
+    if constexpr (WORD_TAPS > 1) {
+      const int column = chunk % kRowPieces * WORD_TAPS;
+      const int left = KERNEL_COLUMNS - column;
+      existing = (left < WORD_TAPS ? left : WORD_TAPS) * group_words;
+    } else {
+      existing = PARTIAL ? group_words - (slab * PLANES + plane) * kChunkWords : kChunkWords;
+    }
+    if (chunk >= kUsedChunks) existing = 0;
+  }
+
+  __device__ void step(const WgmmaArguments& a, int slab) {
+    const int group_words = static_cast<int>(a.group_words);
+    ++chunk;
+    if constexpr (WORD_TAPS > 1) {
+      word += existing;
+    } else {
+      ++plane;
+      word += kChunkWords;
+      if (plane == PLANES) {
+        plane = 0;
+        word += group_words - PLANES * kChunkWords;
+      }
+    }
+    set_existing(a, slab);
+  }
+};
+
 // One 16-byte piece of a filter; words from `existing` on are clear.
 __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, const u32* filter,
                                          int first_word, int existing) {
@@ -29,7 +73,7 @@ __device__ inline void tell_producers() { arrive_at_barrier<kFiltersForProducers
 __device__ inline void wait_for_filters() { sync_threads<kFiltersForProducers, kThreads>(); }
 
 // Called by the consumers; the filters are there once all of them have waited for their copies.
-// A warp copies two pieces of 16 filters at a time: whole sectors of memory, and few conflicts
+// A warp copies two chunks of 16 filters at a time: whole sectors of memory, and few conflicts
 // between banks.
 __device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, u32 target) {
   constexpr int kWarps = 4 * CONSUMERS;
@@ -46,23 +90,17 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
         a.weight + static_cast<i64>(channels.first + channel) * (kTaps * group_words);
     u32 to = target + column_of(channel) * kChunkBytes;
     for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
-#pragma unroll 1
-      for (int chunk = lane / 16 + 2 * (warp / kBlocks); chunk < kSlabChunks;
-           chunk += 2 * kWarpsPerBlock) {
-        int first_word, existing;
-        if constexpr (WORD_TAPS > 1) {
-          const int column = chunk % kRowPieces * WORD_TAPS;
-          const int taps =
-              KERNEL_COLUMNS - column < WORD_TAPS ? KERNEL_COLUMNS - column : WORD_TAPS;
-          first_word = (chunk / kRowPieces * KERNEL_COLUMNS + column) * group_words;
-          existing = taps * group_words;
-        } else {
-          const int word = (slab * PLANES + chunk % PLANES) * kChunkWords;
-          first_word = chunk / PLANES * group_words + word;
-          existing = PARTIAL ? group_words - word : kChunkWords;
+      ChunkSource source = ChunkSource::at(a, slab, lane / 16);
+      u32 target_chunk = to + lane / 16 * kFilterChunkBytes;
+      // Several copies in flight: one after the other, each would wait for its own address.
+#pragma unroll 3
+      for (int pair = 0; pair < kSteps; ++pair) {
+        if (pair % kWarpsPerBlock == warp / kBlocks) {
+          copy_filter_piece(a, target_chunk, filter, source.word, exists ? source.existing : 0);
         }
-        copy_filter_piece(a, to + chunk * kFilterChunkBytes, filter, first_word,
-                          exists && chunk < kUsedChunks ? existing : 0);
+        source.step(a, slab);
+        source.step(a, slab);
+        target_chunk += 2 * kFilterChunkBytes;
       }
       to += kSlabChunks * kFilterChunkBytes;
     }
@@ -71,8 +109,10 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
 
 // Where the depth's chunks lie in a patch, from the pixel under the first tap, in bytes.
 __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
-  const int chunk = threadIdx.x;
-  if (chunk >= kSlabChunks) return;
+  const int index = threadIdx.x;
+  if (index >= kSlabChunks) return;
+  // A chunk that is not used has no filter bits; it is read where the one before it is.
+  const int chunk = index < kUsedChunks ? index : kUsedChunks - 1;
   int plane, row, column;
   if constexpr (WORD_TAPS > 1) {
     row = chunk / kRowPieces;
@@ -87,7 +127,7 @@ __device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
   const int pixel = row * static_cast<int>(a.tap_rows * a.patch_columns) +
                     column * static_cast<int>(a.tap_columns);
   const int offset = plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
-  store_shared(target + 4 * chunk, chunk < kUsedChunks ? offset : 0);
+  store_shared(target + 4 * index, offset);
 }
 
 // Set bits of one tap of the filter in a column.

@@ -71,8 +71,10 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
+// Waits until all but the last `InFlight` commits have been multiplied.
+template <int InFlight = 0>
 __device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(InFlight) : "memory");
 }
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.
@@ -80,6 +82,15 @@ __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
 
 __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
+}
+
+__device__ inline uint4 load_chunk(u32 address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
 }
 
 __device__ inline float4 load_floats(u32 address) {

@@ -24,8 +24,8 @@ from binop._cuda.wgmma_geometry import (
     CHUNK_BYTES,
     CHUNK_WORDS,
     MAX_STEPS,
-    Axis,
     Depth,
+    Raster,
     axes,
 )
 from binop.geometry import Conv2dGeometry
@@ -44,22 +44,26 @@ _MAX_CHANNELS_OF_PIXELS = 192  # contiguous output: more spill registers
 _MAX_TAPS = 2**20
 _MAX_INDEX = 2**16  # of a pixel in a patch
 _MAX_OFFSET = 2**31
+_ROW_BYTES = 8  # RowWords of conv_wgmma_tile.cuh
 
 # Cycles of a block, fitted to 33 times of layers and tiles on one H200 (2026-11-24, clock taken as
 # 1.85 GHz): within 20% of them, good enough to choose a tile.
 _START_CYCLES = 8500
 _FILTER_BYTES_PER_CYCLE = 10  # their copies and the counting of their bits
 _PRODUCT_CYCLES = 42  # besides half a cycle a channel
+_LINEAR_PRODUCT_CYCLES = 100  # at least
 _ROUND_CYCLES = 800
 _ROUND_CYCLES_PER_CHANNEL = 3.4  # and consumer: the epilogue
 
 
 @dataclass(frozen=True)
 class WgmmaTile:
-    """Output channels of a block, and the warpgroups that multiply."""
+    """Output channels of a block, the warpgroups that multiply, and whether they multiply rows of
+    the padded image where they lie (LINEAR of conv_wgmma_tile.cuh)."""
 
     channels: int
     consumers: int
+    linear: bool = False
 
     @property
     def threads(self) -> int:
@@ -70,10 +74,12 @@ class WgmmaTile:
         return _PRODUCT_PIXELS * self.consumers
 
 
-def _most_consumers(channels: int, steps: int, stores: str) -> int:
+def _most_consumers(channels: int, steps: int, stores: str, linear: bool) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
     if channels > 128:
         return 2
+    if linear:
+        return 3
     if stores == "bits":
         return 4 if channels <= 64 and steps <= 5 else 3
     if stores == "kPixels":
@@ -93,14 +99,6 @@ def _stores(geometry: Conv2dGeometry, call: ConvCall) -> str:
     return "kWide" if geometry.out_channels // geometry.groups % 8 == 0 else "kSingle"
 
 
-def patch_pixels(rows: Axis, columns: Axis, pixels: int) -> int:
-    """The most pixels of the padded image that so many output pixels in a row can read."""
-    rows_down = (columns.out - 1 + pixels - 1) // columns.out
-    images_on = (rows.out - 1 + rows_down) // rows.out
-    between_images = max(0, rows.padded - rows.out * rows.step)
-    return (rows_down * rows.step + images_on * between_images + rows.reach) * columns.padded
-
-
 @dataclass(frozen=True)
 class Memory:
     """Bytes of shared memory (Layout of conv_wgmma_tile.cuh)."""
@@ -114,8 +112,9 @@ class Memory:
 
     @classmethod
     def of(cls, geometry: Conv2dGeometry, depth: Depth, tile: WgmmaTile, classes: int) -> Memory:
-        plane = patch_pixels(*axes(geometry), tile.pixels) * CHUNK_BYTES
-        stage = divide_up(depth.planes * plane + 4 * tile.pixels, 128) * 128
+        raster = Raster.of(geometry, tile.linear)
+        plane = raster.patch_pixels(*axes(geometry), tile.pixels) * CHUNK_BYTES
+        stage = divide_up(depth.planes * plane + _ROW_BYTES * tile.pixels, 128) * 128
         slab_chunks = 2 * depth.steps
         barriers = 8 * 2 * _MAX_STAGES + 16
         offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
@@ -137,6 +136,19 @@ def _classes(border: tuple[int, int, int, int]) -> int:
     return (1 + border[0] + border[1]) * (1 + border[2] + border[3])
 
 
+def _can_be_linear(geometry: Conv2dGeometry, call: ConvCall) -> bool:
+    """Whether neighbours in the padded image are neighbours in the output, and whole chunks."""
+    rows, columns = axes(geometry)
+    # What lies behind a patch is read for positions that are no outputs: at most a row's reach.
+    overrun = (columns.reach - 1) * CHUNK_BYTES
+    return (
+        rows.step == columns.step == 1
+        and Depth.of(geometry).word_taps == 1
+        and _stores(geometry, call) != "kPixels"
+        and overrun <= _ROW_BYTES * _PRODUCT_PIXELS
+    )
+
+
 def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[WgmmaTile]:
     """Every tile that fits a problem which the kernel takes."""
     border = _border(geometry, call.pad_value)
@@ -147,12 +159,13 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     stores = _stores(geometry, call)
     most = _MAX_CHANNELS if stores != "kPixels" else _MAX_CHANNELS_OF_PIXELS
     most = min(most, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
-    for channels in range(WORD_BITS, most + 1, WORD_BITS):
-        for consumers in range(1, _most_consumers(channels, depth.steps, stores) + 1):
-            tile = WgmmaTile(channels, consumers)
-            memory = Memory.of(geometry, depth, tile, _classes(border))
-            if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
-                yield tile
+    for linear in (False, True) if _can_be_linear(geometry, call) else (False,):
+        for channels in range(WORD_BITS, most + 1, WORD_BITS):
+            for consumers in range(1, _most_consumers(channels, depth.steps, stores, linear) + 1):
+                tile = WgmmaTile(channels, consumers, linear)
+                memory = Memory.of(geometry, depth, tile, _classes(border))
+                if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+                    yield tile
 
 
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
@@ -166,12 +179,16 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         return "the kernel has too many taps"
     if geometry.taps >= _MAX_TAPS:
         return "the depth is too large for an exact float epilogue"
-    pixels = patch_pixels(rows, columns, _MAX_PIXELS)
+    pixels = max(
+        Raster.of(geometry, linear).patch_pixels(rows, columns, _MAX_PIXELS)
+        for linear in (False, True)
+    )
     pixel_words = geometry.groups * word_count(geometry.group_channels)
     images = 2 + _MAX_PIXELS // (rows.out * columns.out)
     if (
         pixels >= _MAX_INDEX
         or max(rows.padded, columns.padded, rows.out, columns.out) >= _MAX_INDEX // 2
+        or out_pixels(geometry) >= _MAX_OFFSET
         or pixels * columns.padded >= 2**32
         or (images + 1) * rows.padded * rows.padded >= 2**32
         or (images * geometry.height + rows.reach)
@@ -188,7 +205,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
 
 
 def _pixel_tiles(geometry: Conv2dGeometry, tile: WgmmaTile) -> int:
-    return divide_up(out_pixels(geometry), tile.pixels)
+    return divide_up(Raster.of(geometry, tile.linear).positions, tile.pixels)
 
 
 def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple[int, int]:
@@ -206,10 +223,15 @@ def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
     rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
     steps = depth.slabs * depth.steps
     filters = steps * 2 * tile.channels * CHUNK_BYTES / _FILTER_BYTES_PER_CYCLE
-    products = tile.consumers * steps * (tile.channels / 2 + _PRODUCT_CYCLES)
-    epilogue = _ROUND_CYCLES + _ROUND_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
-    return waves * (_START_CYCLES + filters + rounds * (products + epilogue))
+    if tile.linear:
+        one = steps * max(tile.channels / 2, _LINEAR_PRODUCT_CYCLES)
+        epilogue = _ROUND_CYCLES + _ROUND_CYCLES_PER_CHANNEL * tile.channels
+        turn = max(tile.consumers * one, one + epilogue)
+    else:
+        products = tile.consumers * steps * (tile.channels / 2 + _PRODUCT_CYCLES)
+        turn = products + _ROUND_CYCLES + _ROUND_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
+    return waves * (_START_CYCLES + filters + rounds * turn)
 
 
 def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> WgmmaTile:
@@ -226,8 +248,9 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
-    skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
-    skip_images, skip_rows = divmod(skipped_rows, rows.out)
+    raster = Raster.of(geometry, tile.linear)
+    skipped_rows, skip_columns = divmod(walkers * tile.pixels, raster.columns)
+    skip_images, skip_rows = divmod(skipped_rows, raster.rows)
     sizes = conv_sizes(geometry, call) | {
         "channel_tiles": channel_tiles,
         "pixel_tiles": _pixel_tiles(geometry, tile),
@@ -239,8 +262,11 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "patch_columns_inverse": _inverse(columns.padded),
         "patch_rows": rows.padded,
         "patch_rows_inverse": _inverse(rows.padded),
-        "out_width_inverse": _inverse(columns.out),
-        "out_height_inverse": _inverse(rows.out),
+        "raster_columns": raster.columns,
+        "raster_columns_inverse": _inverse(raster.columns),
+        "raster_rows": raster.rows,
+        "raster_rows_inverse": _inverse(raster.rows),
+        "positions": raster.positions,
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
         "step_rows": rows.step,
@@ -252,8 +278,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "tap_rows_inverse": _inverse(rows.dilation),
         "tap_columns_inverse": _inverse(columns.dilation),
         "skip_images": skip_images,
-        "skip_out_rows": skip_rows,
-        "skip_out_columns": skip_columns,
+        "skip_raster_rows": skip_rows,
+        "skip_raster_columns": skip_columns,
         "cut_first_rows": border[0],
         "cut_last_rows": border[1],
         "cut_first_columns": border[2],
@@ -266,7 +292,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         memory.fixed + stages * memory.stage,
         in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores: {tile.channels} channels a block, "
-        f"{tile.consumers} consumers, {stages} patches in flight",
+        f"{tile.consumers} consumers {'reading shared memory, ' if tile.linear else ''}"
+        f"{stages} patches in flight",
     )
 
 
@@ -286,6 +313,7 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("OUT", call.out),
             ("TILE_N", tile.channels),
             ("CONSUMERS", tile.consumers),
+            ("LINEAR", int(tile.linear)),
             ("KERNEL_ROWS", geometry.kernel[0]),
             ("KERNEL_COLUMNS", geometry.kernel[1]),
             ("WORD_TAPS", depth.word_taps),

@@ -24,10 +24,11 @@ from configurations import (
 )
 from emulator import emulated_ops
 
-from binop._cuda.launches import Device, Launch
+from binop._cuda.launches import CONV_SIZES, WGMMA_SIZES, Device, Launch
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
+    "small hopper": Device((9, 0), 2, 232448, 233472),  # so that blocks walk over many tiles
     "turing": Device((7, 5), 40, 65536, 65536),  # popcount instructions
 }
 _reference = torch.ops.binop
@@ -113,7 +114,31 @@ def test_conv_wgmma(
     assert {launch.kernel.source for launch in launched} > {"conv_wgmma.cu", "pack.cu"}
 
 
-@pytest.mark.parametrize("device", list(_DEVICES))
+@pytest.mark.parametrize("tile", list(WGMMA_TILES))
+def test_conv_wgmma_over_many_tiles(
+    build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_wgmma_tile(monkeypatch, tile)
+    with emulated_ops(_DEVICES["small hopper"], build, launched) as ops:
+        for seed, case in _every_other(1 - list(WGMMA_TILES).index(tile) % 2):
+            case = replace(case, n=7)
+            if can_pack(case):
+                _check_threshold(ops, case, seed)
+            else:
+                _check_float(ops, _varied(seed, case))
+    tiles = [_size(launch, "pixel_tiles") for launch in launched if _is_wgmma(launch)]
+    assert max(tiles) > 2 * _DEVICES["small hopper"].multiprocessors
+
+
+def _is_wgmma(launch: Launch) -> bool:
+    return launch.kernel.source == "conv_wgmma.cu"
+
+
+def _size(launch: Launch, name: str) -> int:
+    return dict(zip(CONV_SIZES + WGMMA_SIZES, launch.sizes, strict=True))[name]
+
+
+@pytest.mark.parametrize("device", ["hopper", "turing"])
 def test_the_plan_s_choice(
     build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:

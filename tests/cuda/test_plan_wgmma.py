@@ -15,7 +15,7 @@ from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv
 from binop._cuda.plan_wgmma import WgmmaTile, why_not_wgmma
-from binop._cuda.wgmma_geometry import CHUNK_WORDS, MAX_STEPS, Axis, Depth, axes
+from binop._cuda.wgmma_geometry import CHUNK_WORDS, MAX_STEPS, Axis, Depth, Raster, axes
 from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
@@ -142,7 +142,7 @@ def test_no_tile_reads_past_its_patch(
     if geometry.out_height < 1 or geometry.out_width < 1:
         return
     rows, columns = axes(geometry)
-    bound = plan_wgmma.patch_pixels(rows, columns, pixels)
+    bound = Raster.of(geometry, False).patch_pixels(rows, columns, pixels)
     plane = rows.out * columns.out
     for start in range(min(plane, 64)):
         first_row = start // columns.out * rows.step

@@ -74,13 +74,21 @@ inline void take_registers() {}
 inline void publish_to_products() {}
 inline void begin_products() {}
 inline void commit_products() {}
-inline void wait_products() { emulated::sync_warpgroup(); }
+template <int InFlight = 0>
+inline void wait_products() {
+  emulated::sync_warpgroup();
+}
 
 inline void keep(int&) {}
 
 inline void store_shared(u32 address, u32 value) {
   emulated::check_shared(address, 4);
   memcpy(emulated::shared_memory + address, &value, 4);
+}
+
+inline uint4 load_chunk(u32 address) {
+  emulated::check_shared(address, 16);
+  return *reinterpret_cast<const uint4*>(emulated::shared_memory + address);
 }
 
 inline float4 load_floats(u32 address) {
