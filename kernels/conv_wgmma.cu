@@ -42,13 +42,6 @@ struct Work {
   u32 shared;   // its address
 };
 
-// What the consumers wait for before their first epilogue. The producers make it as soon as there
-// is something to multiply.
-__device__ void prepare_tables(const Work& work) {
-  build_tables<OUT>(work.a, work.channels, work.layout, work.shared, work.dynamic);
-  arrive(work.shared + Layout::kTableReady);
-}
-
 __device__ void produce(const Work& work) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
@@ -68,7 +61,6 @@ __device__ void produce(const Work& work) {
   TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
   Stage stage;
   const int tiles = (static_cast<int>(a.pixel_tiles) - work.first_tile - 1) / work.walkers + 1;
-  int before_tables = tiles * slabs < kMinStages ? tiles * slabs : kMinStages;
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     const int patch_rows = patch_rows_of(a, start);
@@ -85,7 +77,6 @@ __device__ void produce(const Work& work) {
       arrive_after_copies(full);
       arrive(full);  // for what was stored without a copy
       stage.advance(a);
-      if (--before_tables == 0) prepare_tables(work);
     }
     start.advance(a, static_cast<i64>(work.walkers) * kTileM);
   }
@@ -95,10 +86,13 @@ __device__ void produce(const Work& work) {
 struct Fragments {
   u32 registers[kSteps][4];
 
-  __device__ void load(u32 rows, u32 offsets) {
+  // `row` is the one that this lane loads: of a step's first chunk, or of its second one.
+  __device__ void load(u32 row, const ChunkSteps& steps) {
+    const bool second = threadIdx.x % 32 >= 16;
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      load_matrices(registers[k], rows + load_shared(offsets + 8 * k));
+      const int first_offset = steps.offset(2 * k);
+      load_matrices(registers[k], row + (second ? steps.offset(2 * k + 1) : first_offset));
     }
   }
 
@@ -133,31 +127,37 @@ __device__ inline void arrive_for_warp(u32 barrier) {
 
 // The products of a slab that stays in shared memory, from the warpgroup's first row on. They go
 // on when this returns.
-__device__ inline void multiply_linear(u32 rows, u32 offsets, FilterTile<TILE_N> filters,
-                                       bool first, Sums& sums) {
+__device__ inline void multiply_linear(u32 rows, const ChunkSteps& steps,
+                                       FilterTile<TILE_N> filters, bool first, Sums& sums) {
   begin_products();
 #pragma unroll
   for (int k = 0; k < kSteps; ++k) {
-    const u32 low = load_shared(offsets + 8 * k);
-    const u32 next = load_shared(offsets + 8 * k + 4) - low;
-    multiply_async(sums, ActivationRows::at(rows + low, next), filters, k > 0 || !first);
+    const int offset = steps.offset(2 * k);
+    const int next = steps.offset(2 * k + 1) - offset;
+    multiply_async(sums, ActivationRows::at(rows + offset, next), filters, k > 0 || !first);
     filters.low += FilterTile<TILE_N>::kStep;
   }
   commit_products();
 }
 
-// Set bits of a row in the slab's chunks, every other from `first_chunk` on.
-__device__ inline int count_row(u32 row, u32 offsets, int first_chunk) {
-  int set = 0;
-#pragma unroll 3
+// Set bits of a row in the slab: in the first chunks of its steps, or in the second ones.
+__device__ inline int count_row(u32 row, const ChunkSteps& steps, bool second) {
+  uint4 words[kSteps];
+#pragma unroll
   for (int k = 0; k < kSteps; ++k) {
-    const int chunk = 2 * k + first_chunk;
-    const uint4 words = load_chunk(row + load_shared(offsets + 4 * chunk));
-    const int bits = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
-    set += chunk < kUsedChunks ? bits : 0;
+    const int first_offset = steps.offset(2 * k);
+    words[k] = load_chunk(row + (second ? steps.offset(2 * k + 1) : first_offset));
+  }
+  int set = 0;
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    const int bits =
+        __popc(words[k].x) + __popc(words[k].y) + __popc(words[k].z) + __popc(words[k].w);
+    set += kHalfStep && k == kSteps - 1 && second ? 0 : bits;
   }
   return set;
 }
+
 // The rows of this lane for the epilogue, as far as the words behind the patch tell.
 __device__ inline void read_rows(u32 words, i64 position, LaneRows& rows) {
   rows.position = position;
@@ -170,20 +170,34 @@ __device__ inline void read_rows(u32 words, i64 position, LaneRows& rows) {
   }
 }
 
+// The consumers store their first tiles one after the other. Nothing else would keep them from
+// multiplying all at once and then storing all at once, which leaves the tensor cores idle.
+constexpr int kFirstTurnBarrier = kConsumersBarrier + 1;
+
+__device__ inline void wait_turn(int consumer) {
+  if (consumer > 0) sync_threads<2 * kWarpgroup>(kFirstTurnBarrier + consumer - 1);
+}
+
+__device__ inline void pass_turn(int consumer) {
+  if (consumer < CONSUMERS - 1) arrive_at_barrier<2 * kWarpgroup>(kFirstTurnBarrier + consumer);
+}
+
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
   const int warp_row = threadIdx.x % kWarpgroup / 32 * 16;
   const int first_row = consumer * kProductM + warp_row;  // of the tile
   const int slabs = static_cast<int>(a.slabs);
-  const u32 offsets = work.shared + Layout::kOffsets;
+  const ChunkSteps steps = ChunkSteps::of(a);
+  const bool staggered = work.first_tile + 2 * work.walkers < static_cast<int>(a.pixel_tiles);
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
+  write_constants<OUT>(a, work.channels, work.shared);
   wait_copies<0>();
   publish_to_products();
-  tell_producers();
-  sync_threads<kFiltersForConsumers, kThreads - kWarpgroup>();
+  sync_consumers();
+  build_table<OUT>(a, work.layout, work.shared, work.dynamic);
 
   Stage stage;
 #pragma unroll 1
@@ -201,16 +215,17 @@ __device__ void consume(const Work& work, int consumer) {
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
       if (slab == 0) {
         const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes);
-        read_rows(RowWords::at(words, first_row), static_cast<i64>(tile) * kTileM + first_row, rows);
+        read_rows(RowWords::at(words, first_row), static_cast<i64>(tile) * kTileM + first_row,
+                  rows);
         const int mine = LINEAR ? first_row - warp_row : first_row + lane % 16;
         place = RowWords::entry_of(load_shared(RowWords::at(words, mine))) * kChunkBytes;
       } else if (!LINEAR) {
         wait_products();  // they read the registers that are loaded now
       }
       if constexpr (LINEAR) {
-        multiply_linear(patch + place, offsets, filters, slab == 0, sums);
+        multiply_linear(patch + place, steps, filters, slab == 0, sums);
         const u32 row = patch + place + (warp_row + lane % 16) * kChunkBytes;
-        counted += count_row(row, offsets, lane / 16);
+        counted += count_row(row, steps, lane >= 16);
         if (slab > 0) {
           wait_products<1>();
           arrive_for_warp(held);
@@ -218,7 +233,7 @@ __device__ void consume(const Work& work, int consumer) {
         held = empty;
       } else {
         Fragments fragments;
-        fragments.load(patch + place, offsets + lane / 16 * 4);
+        fragments.load(patch + place, steps);
         arrive_for_warp(empty);
         fragments.multiply(filters, slab == 0, sums, rows.set);
       }
@@ -235,10 +250,12 @@ __device__ void consume(const Work& work, int consumer) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     }
-    wait_barrier(work.shared + Layout::kTableReady, 0);
     wait_products();
     if constexpr (LINEAR) arrive_for_warp(held);
+    const bool in_turn = CONSUMERS > 1 && staggered && tile == work.first_tile;
+    if (in_turn) wait_turn(consumer);
     store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+    if (in_turn) pass_turn(consumer);
   }
 }
 
@@ -266,9 +283,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       init_barrier(work.shared + Layout::kFull + 8 * i, 2 * kWarpgroup);
       init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
     }
-    init_barrier(work.shared + Layout::kTableReady, kWarpgroup);
   }
-  write_offsets(a, work.shared + Layout::kOffsets);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   __syncthreads();
 

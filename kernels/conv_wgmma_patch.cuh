@@ -55,8 +55,8 @@ struct TileRow {
   }
 
   __device__ bool in_output(const WgmmaArguments& a) const {
-    return !LINEAR || (row < static_cast<int>(a.out_height) &&
-                       column < static_cast<int>(a.out_width));
+    return !LINEAR ||
+           (row < static_cast<int>(a.out_height) && column < static_cast<int>(a.out_width));
   }
 };
 

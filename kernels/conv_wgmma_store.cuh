@@ -19,8 +19,9 @@ struct LaneRows {
   u32 border[2];  // classes
   int set[2];     // popc(a)
 
-  __device__ bool exists(int half) const { return pixel[half] >= 0; }
-  __device__ i64 pixel_of(int half) const { return pixel[half]; }
+  // No index that the compiler does not know: the array would leave its registers.
+  __device__ int pixel_of(int half) const { return half == 0 ? pixel[0] : pixel[1]; }
+  __device__ bool exists(int half) const { return pixel_of(half) >= 0; }
 };
 
 // sum * 2**-22 + addend, exact for sum below 2**23.
@@ -79,8 +80,16 @@ __device__ inline void store_word(const WgmmaArguments& a, const Channels& chann
   const u32 toggle = load_shared(shared + Layout::kToggle + 4 * word);
   const u32 exists = load_shared(shared + Layout::kExists + 4 * word);
   const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  static_cast<u32*>(a.out)[rows.pixel_of(half) * words + channels.first / kWordBits + word] =
+  static_cast<u32*>(
+      a.out)[static_cast<i64>(rows.pixel_of(half)) * words + channels.first / kWordBits + word] =
       (below ^ toggle) & exists;
+}
+
+// The constants of 8 channels are loaded while those before them are used: shared memory answers
+// late while the tensor cores read it. A barrier for the compiler keeps it at that: with the
+// constants of further words in registers beside the sums, it would spill.
+__device__ inline void load_no_earlier() {
+  if (TILE_N > 32) __syncwarp();
 }
 
 __device__ inline void store_bits(const WgmmaArguments& a, const Channels& channels, u32 shared,
@@ -89,25 +98,33 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
   // Bytes that are exchanged together: four words of a row, or both rows where they have fewer.
   constexpr bool kBothRows = kTileWords <= 2;
   constexpr int kWords = kBothRows ? kTileWords : 4;
+  constexpr int kTurns = (kTileWords + kWords - 1) / kWords * kWords * 2;
+  const u32 tables = shared + Layout::kTable + 4 * lane * kLaneChannels;
+  // Turns go over the words from the last of some to the first, of the second row, then the first.
+  const auto half_of = [](int turn) { return 1 - turn / kWords % 2; };
+  const auto word_of = [](int turn) {
+    return turn / (2 * kWords) * kWords + kWords - 1 - turn % kWords;
+  };
+  const auto load = [&](int turn) {
+    const int word = word_of(turn) < kTileWords ? word_of(turn) : 0;
+    return LaneValues::load(tables + 4 * TILE_N * rows.border[half_of(turn)] +
+                            4 * kWordBits * word);
+  };
+  LaneValues next = load(0);
   u32 bytes = 0;
 #pragma unroll
-  for (int first = 0; first < kTileWords; first += kWords) {
-#pragma unroll
-    for (int half = 1; half >= 0; --half) {
-      const float negative_set = static_cast<float>(-rows.set[half]) * 0x1p-23f;
-      const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
-      if (!kBothRows || half == 1) bytes = 0;
-#pragma unroll
-      for (int i = kWords - 1; i >= 0; --i) {
-        if (TILE_N > 128) __syncwarp();  // as in store_floats
-        if (first + i < kTileWords) {
-          const LaneValues least =
-              LaneValues::load(table + 4 * ((first + i) * kWordBits + lane * kLaneChannels));
-          bytes = append_signs(bytes, sums, least, negative_set, first + i, half);
-        }
-      }
-      if constexpr (!kBothRows) {
-        store_word(a, channels, shared, rows, half, first + lane, exchange_bytes(bytes));
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const LaneValues least = next;
+    const int half = half_of(turn);
+    const int word = word_of(turn);
+    load_no_earlier();
+    if (turn + 1 < kTurns) next = load(turn + 1);
+    const float negative_set = static_cast<float>(-rows.set[half]) * 0x1p-23f;
+    if (word < kTileWords) bytes = append_signs(bytes, sums, least, negative_set, word, half);
+    if constexpr (!kBothRows) {
+      if (turn % kWords == kWords - 1) {
+        store_word(a, channels, shared, rows, half, word + lane, exchange_bytes(bytes));
+        bytes = 0;
       }
     }
   }
@@ -215,34 +232,54 @@ struct LanePixels {
   }
 };
 
+// Where registers suffice, a word's scales come as early as the other constants.
+constexpr bool kScalesAhead = CONSUMERS <= 2;
+
 template <class Out>
 __device__ inline void store_floats(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                     const LaneRows& rows, const Sums& sums) {
   const int lane = threadIdx.x % 32;
+  const u32 constants = shared + 4 * (lane % 4 * kLaneChannels);
+  LanePixels<Out> pixels[2];
+  if constexpr (STORES == kPixels) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float negative_set = static_cast<float>(-2 * rows.set[half]);
-    const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
-    LanePixels<Out> pixels;
-    if constexpr (STORES == kPixels) {
-      pixels = LanePixels<Out>::of(a, channels, rows.position + 8 * half);
+    for (int half = 0; half < 2; ++half) {
+      pixels[half] = LanePixels<Out>::of(a, channels, rows.position + 8 * half);
     }
+  }
+  const auto load_counted = [&](int turn) {
+    return LaneValues::load(constants + Layout::kTable + 4 * TILE_N * rows.border[turn % 2] +
+                            4 * kWordBits * (turn / 2));
+  };
+  LaneValues counted = load_counted(0);
+  LaneValues alpha = LaneValues::load(constants + Layout::kAlpha);
+  LaneValues addend = LaneValues::load(constants + Layout::kAddend);
 #pragma unroll
-    for (int word = 0; word < kTileWords; ++word) {
-      // A barrier for the compiler: with the constants of later words in registers beside the
-      // sums, they would spill.
-      if (TILE_N > 64) __syncwarp();
-      const int channel = word * kWordBits + lane % 4 * kLaneChannels;
-      const LaneValues y = finish(sums, LaneValues::load(table + 4 * channel),
-                                  LaneValues::load(shared + Layout::kAlpha + 4 * channel),
-                                  LaneValues::load(shared + Layout::kAddend + 4 * channel),
-                                  negative_set, word, half);
-      if constexpr (STORES == kPixels) {
-        pixels.store(a.out_height * a.out_width, channels.count, word, y);
-      } else if (rows.exists(half)) {
-        store_channels<Out>(a, rows.pixel_of(half), channels.first + channel,
-                            channels.count - channel, y);
-      }
+  for (int turn = 0; turn < 2 * kTileWords; ++turn) {
+    const int word = turn / 2;
+    const int half = turn % 2;
+    const float negative_set = static_cast<float>(-2 * rows.set[half]);
+    load_no_earlier();
+    const bool last = turn + 1 == 2 * kTileWords;
+    const u32 next_word = constants + 4 * kWordBits * (word + 1);
+    LaneValues next_counted, next_alpha, next_addend;
+    if (!last) next_counted = load_counted(turn + 1);
+    if (kScalesAhead && half == 1 && !last) {
+      next_alpha = LaneValues::load(next_word + Layout::kAlpha);
+      next_addend = LaneValues::load(next_word + Layout::kAddend);
+    }
+    const LaneValues y = finish(sums, counted, alpha, addend, negative_set, word, half);
+    const int channel = word * kWordBits + lane % 4 * kLaneChannels;
+    if constexpr (STORES == kPixels) {
+      pixels[half].store(a.out_height * a.out_width, channels.count, word, y);
+    } else if (rows.exists(half)) {
+      store_channels<Out>(a, rows.pixel_of(half), channels.first + channel,
+                          channels.count - channel, y);
+    }
+    if (!last) counted = next_counted;
+    if (half == 1 && !last) {
+      alpha = kScalesAhead ? next_alpha : LaneValues::load(next_word + Layout::kAlpha);
+      addend = kScalesAhead ? next_addend : LaneValues::load(next_word + Layout::kAddend);
     }
   }
 }

@@ -41,7 +41,7 @@ struct WgmmaArguments : ConvArguments {
   i64 raster_columns_inverse;
   i64 raster_rows;
   i64 raster_rows_inverse;
-  i64 positions;  // of the raster, to the last output pixel
+  i64 positions;   // of the raster, to the last output pixel
   i64 reach_rows;  // rows of the padded image under one output pixel
   i64 reach_columns;
   i64 step_rows;  // rows of the padded image from one output row to the next
@@ -77,7 +77,6 @@ constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
 constexpr int kSlabChunks = 2 * kSteps;
 constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
 constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
-constexpr int kMinStages = 2;
 constexpr int kMaxStages = 8;
 
 // Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
@@ -94,20 +93,19 @@ __device__ inline int divide_small(int value, i64 inverse) {
   return factor == 0 ? value : static_cast<int>(__umulhi(static_cast<u32>(value), factor));
 }
 
-// Addresses in shared memory: barriers, offsets of the chunks in a patch, constants of the
-// channels, counted bits, filters, patches (STAGES of them).
+// Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
+// filters, patches (STAGES of them).
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
-  static constexpr int kTableReady = kEmpty + 8 * kMaxStages;
-  static constexpr int kOffsets = kTableReady + 16;                           // u32 [kSlabChunks]
-  static constexpr int kAlpha = (kOffsets + 4 * kSlabChunks + 15) / 16 * 16;  // float [TILE_N]
+  static constexpr int kAlpha = kEmpty + 8 * kMaxStages;  // float [TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
+  static constexpr int kThreshold = kAddend;           // int [TILE_N]
   static constexpr int kTable = kAddend + 4 * TILE_N;  // float [classes][TILE_N]
 
-  int counted;  // int [kTaps][TILE_N], sums up to a tap
+  int counted;  // int [kTaps][TILE_N]
   int filters;
   int patches;
 
@@ -129,6 +127,32 @@ struct Layout {
 
   static __device__ int classes(const WgmmaArguments& a) {
     return row_classes(a) * column_classes(a);
+  }
+};
+
+// Where the depth's chunks lie in a patch, in bytes from the pixel under the first tap.
+struct ChunkSteps {
+  int row;  // from one row of taps to the next
+  int column;
+  int plane;
+
+  static __device__ ChunkSteps of(const WgmmaArguments& a) {
+    return {static_cast<int>(a.tap_rows * a.patch_columns) * kChunkBytes,
+            static_cast<int>(a.tap_columns) * kChunkBytes, static_cast<int>(a.plane_bytes)};
+  }
+
+  // For a chunk that the compiler knows. One that is not used has no filter bits; it is read where
+  // the one before it is.
+  __device__ int offset(int chunk) const {
+    if (chunk >= kUsedChunks) chunk = kUsedChunks - 1;
+    if constexpr (WORD_TAPS > 1) {
+      const int piece = chunk % kRowPieces;
+      return chunk / kRowPieces * row + piece * WORD_TAPS * column +
+             (piece == kRowPieces - 1 ? PLANES - 1 : 0) * plane;
+    } else {
+      const int tap = chunk / PLANES;
+      return tap / KERNEL_COLUMNS * row + tap % KERNEL_COLUMNS * column + chunk % PLANES * plane;
+    }
   }
 };
 

@@ -63,16 +63,13 @@ __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, co
   }
 }
 
-// Barriers of the block (0 is that of __syncthreads).
-constexpr int kFiltersForProducers = 1;
-constexpr int kFiltersForConsumers = 2;
+// Called by the consumers only; the producers do not wait for the filters.
+constexpr int kConsumerThreads = kThreads - kWarpgroup;
+constexpr int kConsumersBarrier = 1;
 
-// The consumers load the filters. The producers, who count their bits, do not keep them waiting.
-__device__ inline void tell_producers() { arrive_at_barrier<kFiltersForProducers, kThreads>(); }
+__device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumersBarrier); }
 
-__device__ inline void wait_for_filters() { sync_threads<kFiltersForProducers, kThreads>(); }
-
-// Called by the consumers; the filters are there once all of them have waited for their copies.
+// The filters are there once all consumers have waited for their copies.
 // A warp copies two chunks of 16 filters at a time: whole sectors of memory, and few conflicts
 // between banks.
 __device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, u32 target) {
@@ -107,29 +104,6 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
   }
 }
 
-// Where the depth's chunks lie in a patch, from the pixel under the first tap, in bytes.
-__device__ inline void write_offsets(const WgmmaArguments& a, u32 target) {
-  const int index = threadIdx.x;
-  if (index >= kSlabChunks) return;
-  // A chunk that is not used has no filter bits; it is read where the one before it is.
-  const int chunk = index < kUsedChunks ? index : kUsedChunks - 1;
-  int plane, row, column;
-  if constexpr (WORD_TAPS > 1) {
-    row = chunk / kRowPieces;
-    column = chunk % kRowPieces * WORD_TAPS;
-    plane = chunk % kRowPieces == kRowPieces - 1 ? PLANES - 1 : 0;
-  } else {
-    const int tap = chunk / PLANES;
-    plane = chunk % PLANES;
-    row = tap / KERNEL_COLUMNS;
-    column = tap % KERNEL_COLUMNS;
-  }
-  const int pixel = row * static_cast<int>(a.tap_rows * a.patch_columns) +
-                    column * static_cast<int>(a.tap_columns);
-  const int offset = plane * static_cast<int>(a.plane_bytes) + pixel * kChunkBytes;
-  store_shared(target + 4 * index, offset);
-}
-
 // Set bits of one tap of the filter in a column.
 __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int row, int column,
                                int filter) {
@@ -157,39 +131,39 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
   return set;
 }
 
-// Per tap (group_channels - 2 popc(filter)), summed over the taps above and to the left of one.
-struct CountedTaps {
-  int* sums;  // [KERNEL_ROWS][KERNEL_COLUMNS][TILE_N], of this thread's channel
-
-  __device__ int before(int row, int column) const {
-    const int tap = (row - 1) * KERNEL_COLUMNS + column - 1;
-    return row > 0 && column > 0 ? sums[tap * TILE_N] : 0;
+// group_channels - 2 popc(filter), per tap and channel.
+__device__ inline void count_taps(const WgmmaArguments& a, const u8* filters, int* counted) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < kTaps * TILE_N;
+       i += kConsumerThreads) {
+    const int tap = i / TILE_N;
+    const int set =
+        tap_bits(a, filters, tap / KERNEL_COLUMNS, tap % KERNEL_COLUMNS, column_of(i % TILE_N));
+    counted[i] = static_cast<int>(a.group_channels) - 2 * set;
   }
+}
 
-  __device__ void count(const WgmmaArguments& a, const u8* filters, int filter) const {
+// The sum of a channel over the taps that a pair of border classes leaves (BorderAxis::class_of).
+__device__ inline int sum_of_class(const WgmmaArguments& a, const int* counted, int row_class,
+                                   int column_class) {
+  const int rows_first = static_cast<int>(a.cut_first_rows);
+  const int columns_first = static_cast<int>(a.cut_first_columns);
+  const int top = row_class <= rows_first ? row_class : 0;
+  const int bottom = KERNEL_ROWS - (row_class > rows_first ? row_class - rows_first : 0);
+  const int left = column_class <= columns_first ? column_class : 0;
+  const int right =
+      KERNEL_COLUMNS - (column_class > columns_first ? column_class - columns_first : 0);
+  int sum = 0;
 #pragma unroll 1
-    for (int row = 0; row < KERNEL_ROWS; ++row) {
-      int sum = 0;
-#pragma unroll 1
-      for (int column = 0; column < KERNEL_COLUMNS; ++column) {
-        sum += static_cast<int>(a.group_channels) - 2 * tap_bits(a, filters, row, column, filter);
-        sums[(row * KERNEL_COLUMNS + column) * TILE_N] = sum + before(row, column + 1);
-      }
+  for (int row = top; row < bottom; ++row) {
+#pragma unroll
+    for (int column = 0; column < KERNEL_COLUMNS; ++column) {
+      const int value = counted[(row * KERNEL_COLUMNS + column) * TILE_N];
+      sum += column >= left && column < right ? value : 0;
     }
   }
-
-  // Of the taps that a pair of border classes leaves (BorderAxis::class_of).
-  __device__ int left_by(const WgmmaArguments& a, int row_class, int column_class) const {
-    const int rows_first = static_cast<int>(a.cut_first_rows);
-    const int columns_first = static_cast<int>(a.cut_first_columns);
-    const int top = row_class <= rows_first ? row_class : 0;
-    const int bottom = KERNEL_ROWS - (row_class > rows_first ? row_class - rows_first : 0);
-    const int left = column_class <= columns_first ? column_class : 0;
-    const int right =
-        KERNEL_COLUMNS - (column_class > columns_first ? column_class - columns_first : 0);
-    return before(bottom, right) - before(top, right) - before(bottom, left) + before(top, left);
-  }
-};
+  return sum;
+}
 
 // What is left to do with a sum of popc(a & b) is one fused multiply-add with the table's entry,
 // exact because all numbers are small integers times a power of two (conv_wgmma_store.cuh).
@@ -203,65 +177,56 @@ __device__ inline float table_entry(int counted, int threshold) {
   }
 }
 
-// The constants of a channel go to shared memory; the threshold of a packed output is returned.
+// The constants of the channels.
 template <class Out>
-__device__ inline int write_constants(const WgmmaArguments& a, const Channels& channels,
-                                      int channel, u32 shared) {
-  const bool exists = channel < channels.count;
-  if constexpr (Channel<Out>::kPacked) {
-    Channel<Out> loaded = {0, 0};
+__device__ inline void write_constants(const WgmmaArguments& a, const Channels& channels,
+                                       u32 shared) {
+#pragma unroll 1
+  for (int channel = static_cast<int>(threadIdx.x) - kWarpgroup; channel < TILE_N;
+       channel += kConsumerThreads) {
+    const bool exists = channel < channels.count;
+    Channel<Out> loaded = {};
     if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
-    const u32 existing = __ballot_sync(kAllLanes, exists);
-    // The products' signs say "below"; without a flip that is a clear bit.
-    const u32 toggle = __ballot_sync(kAllLanes, loaded.at_least);
-    if (threadIdx.x % 32 == 0) {
-      store_shared(shared + Layout::kToggle + channel / kWordBits * 4, toggle);
-      store_shared(shared + Layout::kExists + channel / kWordBits * 4, existing);
+    if constexpr (Channel<Out>::kPacked) {
+      const u32 existing = __ballot_sync(kAllLanes, exists);
+      // The products' signs say "below"; without a flip that is a clear bit.
+      const u32 toggle = __ballot_sync(kAllLanes, loaded.at_least);
+      if (threadIdx.x % 32 == 0) {
+        store_shared(shared + Layout::kToggle + channel / kWordBits * 4, toggle);
+        store_shared(shared + Layout::kExists + channel / kWordBits * 4, existing);
+      }
+      store_shared(shared + Layout::kThreshold + 4 * channel, static_cast<u32>(loaded.threshold));
+    } else {
+      store_shared(shared + Layout::kAlpha + 4 * channel, __float_as_uint(loaded.alpha));
+      store_shared(shared + Layout::kAddend + 4 * channel, __float_as_uint(loaded.addend));
     }
-    return loaded.threshold;
-  } else {
-    Channel<Out> loaded = {0.0f, 0.0f};
-    if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
-    store_shared(shared + Layout::kAlpha + 4 * channel, __float_as_uint(loaded.alpha));
-    store_shared(shared + Layout::kAddend + 4 * channel, __float_as_uint(loaded.addend));
-    return 0;
   }
 }
 
-// The 128 producers fill the constants of the channels, a channel a thread, wait for the filters,
-// and fill the table of border classes.
+// The table of border classes, once the filters are there: by all consumers, who have nothing else
+// to do yet. Loops, not unrolled code: what runs once comes from memory an instruction after the
+// other.
 template <class Out>
-__device__ inline void build_tables(const WgmmaArguments& a, const Channels& channels,
-                                    const Layout& layout, u32 shared, u8* dynamic) {
-  constexpr int kPasses = (TILE_N + kWarpgroup - 1) / kWarpgroup;
-  const int thread = threadIdx.x % kWarpgroup;
-  int thresholds[kPasses];
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    const int channel = i * kWarpgroup + thread;
-    if (channel < TILE_N) thresholds[i] = write_constants<Out>(a, channels, channel, shared);
-  }
-  wait_for_filters();
-
-  const u8* filters = dynamic + layout.filters;
+__device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
+                                   u8* dynamic) {
   int* counted = reinterpret_cast<int*>(dynamic + layout.counted);
-  // Loops, not unrolled code: what runs once comes from memory an instruction after the other.
+  count_taps(a, dynamic + layout.filters, counted);
+  sync_consumers();
+  const int column_classes = Layout::column_classes(a);
 #pragma unroll 1
-  for (int i = 0; i < kPasses; ++i) {
-    const int channel = i * kWarpgroup + thread;
-    if (channel >= TILE_N) break;
-    const int threshold = i == 0 ? thresholds[0] : thresholds[kPasses - 1];
-    const CountedTaps taps = {counted + channel};
-    taps.count(a, filters, column_of(channel));
-    u32 entry = shared + Layout::kTable + 4 * channel;
-#pragma unroll 1
-    for (int row = 0; row < Layout::row_classes(a); ++row) {
-#pragma unroll 1
-      for (int column = 0; column < Layout::column_classes(a); ++column) {
-        const float value = table_entry<Out>(taps.left_by(a, row, column), threshold);
-        store_shared(entry, __float_as_uint(value));
-        entry += 4 * TILE_N;
-      }
-    }
+  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * TILE_N;
+       i += kConsumerThreads) {
+    const int border = i / TILE_N;
+    const int channel = i % TILE_N;
+    const int row_class = border / column_classes;
+    const int sum =
+        sum_of_class(a, counted + channel, row_class, border - row_class * column_classes);
+    const int threshold =
+        Channel<Out>::kPacked
+            ? static_cast<int>(load_shared(shared + Layout::kThreshold + 4 * channel))
+            : 0;
+    store_shared(shared + Layout::kTable + 4 * i,
+                 __float_as_uint(table_entry<Out>(sum, threshold)));
   }
+  sync_consumers();
 }

@@ -38,15 +38,15 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
 }
 
 // A barrier of Threads threads of the block; 0 is the one of __syncthreads.
-template <int Index, int Threads>
-__device__ inline void sync_threads() {
-  asm volatile("bar.sync %0, %1;" : : "n"(Index), "n"(Threads) : "memory");
+template <int Threads>
+__device__ inline void sync_threads(int index) {
+  asm volatile("bar.sync %0, %1;" : : "r"(index), "n"(Threads) : "memory");
 }
 
 // Arrives at such a barrier without waiting there.
-template <int Index, int Threads>
-__device__ inline void arrive_at_barrier() {
-  asm volatile("bar.arrive %0, %1;" : : "n"(Index), "n"(Threads) : "memory");
+template <int Threads>
+__device__ inline void arrive_at_barrier(int index) {
+  asm volatile("bar.arrive %0, %1;" : : "r"(index), "n"(Threads) : "memory");
 }
 
 template <int Registers>

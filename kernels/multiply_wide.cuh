@@ -87,9 +87,9 @@ struct ProductSums {
 #define DEFINE_PRODUCTS(COLUMNS, COUNT, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH) \
   __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, ActivationRows a,        \
                                         FilterTile<COLUMNS> b, int accumulate) {             \
-    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" SECOND   \
+    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" SECOND \
                  "};\n\tmov.b64 b, {%" THIRD ", %" FOURTH "};\n\tsetp.ne.b32 p, %" FIFTH     \
-                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                         \
+                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                          \
                  : BOUND_##COUNT(sums.values)                                                \
                  : "r"(a.low), "r"(ActivationRows::kHigh), "r"(b.low),                       \
                    "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate));                        \

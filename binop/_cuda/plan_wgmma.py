@@ -115,12 +115,10 @@ class Memory:
         raster = Raster.of(geometry, tile.linear)
         plane = raster.patch_pixels(*axes(geometry), tile.pixels) * CHUNK_BYTES
         stage = divide_up(depth.planes * plane + _ROW_BYTES * tile.pixels, 128) * 128
-        slab_chunks = 2 * depth.steps
-        barriers = 8 * 2 * _MAX_STAGES + 16
-        offsets = divide_up(barriers + 4 * slab_chunks, 16) * 16
+        barriers = 8 * 2 * _MAX_STAGES
         taps = math.prod(geometry.kernel)
-        constants = offsets + 4 * tile.channels * (2 + classes + taps)
-        filters = depth.slabs * slab_chunks * tile.channels * CHUNK_BYTES
+        constants = barriers + 4 * tile.channels * (2 + classes + taps)
+        filters = depth.slabs * 2 * depth.steps * tile.channels * CHUNK_BYTES
         return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
 
 

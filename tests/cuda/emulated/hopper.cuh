@@ -52,14 +52,14 @@ inline void wait_barrier(u32 barrier, u32 parity) {
   while (emulated::barrier_word(barrier) >> 63 == parity) emulated::yield();
 }
 
-template <int Index, int Threads>
-inline void sync_threads() {
-  emulated::arrive(emulated::named_barriers[Index], Threads);
+template <int Threads>
+inline void sync_threads(int index) {
+  emulated::arrive(emulated::named_barriers[index], Threads);
 }
 
-template <int Index, int Threads>
-inline void arrive_at_barrier() {
-  auto& barrier = emulated::named_barriers[Index];
+template <int Threads>
+inline void arrive_at_barrier(int index) {
+  auto& barrier = emulated::named_barriers[index];
   if (++barrier.arrived >= Threads) {
     barrier.arrived = 0;
     ++barrier.turn;

@@ -68,8 +68,8 @@ inline void multiply_async(ProductSums<Columns>& sums, ActivationRows a, FilterT
   const int row = emulated::current / 32 % 4 * 16 + emulated::lane() / 4;
   u32 fragment[4];
   for (int i = 0; i < 4; ++i) {
-    fragment[i] = load_shared(first + (row + i % 2 * 8) * 16 + i / 2 * next +
-                              emulated::lane() % 4 * 4);
+    fragment[i] =
+        load_shared(first + (row + i % 2 * 8) * 16 + i / 2 * next + emulated::lane() % 4 * 4);
   }
   multiply_async(sums, fragment, b, accumulate);
 }
