@@ -58,11 +58,10 @@ __device__ void produce(const Work& work) {
                               a.tap_columns_inverse,
                               static_cast<int>(a.reach_columns - a.width),
                               static_cast<int>(a.cut_first_columns)};
-  TileStart start = TileStart::at(a, static_cast<i64>(work.first_tile) * kTileM);
+  TileStart start = TileStart::at(a, work.first_tile * kTileM);
   Stage stage;
-  const int tiles = (static_cast<int>(a.pixel_tiles) - work.first_tile - 1) / work.walkers + 1;
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; ++tile) {
+  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     const int patch_rows = patch_rows_of(a, start);
     const int stack_row = start.row * static_cast<int>(a.step_rows);
     const u32* image = a.x + start.image * (a.height * loader.row_words) +
@@ -172,7 +171,9 @@ __device__ inline void read_rows(u32 words, i64 position, LaneRows& rows) {
 
 // The consumers store their first tiles one after the other. Nothing else would keep them from
 // multiplying all at once and then storing all at once, which leaves the tensor cores idle.
+// It costs the first tiles, so that it needs many to pay.
 constexpr int kFirstTurnBarrier = kConsumersBarrier + 1;
+constexpr int kStaggeredTiles = 8;
 
 __device__ inline void wait_turn(int consumer) {
   if (consumer > 0) sync_threads<2 * kWarpgroup>(kFirstTurnBarrier + consumer - 1);
@@ -189,7 +190,8 @@ __device__ void consume(const Work& work, int consumer) {
   const int first_row = consumer * kProductM + warp_row;  // of the tile
   const int slabs = static_cast<int>(a.slabs);
   const ChunkSteps steps = ChunkSteps::of(a);
-  const bool staggered = work.first_tile + 2 * work.walkers < static_cast<int>(a.pixel_tiles);
+  const bool staggered =
+      work.first_tile + kStaggeredTiles * work.walkers < static_cast<int>(a.pixel_tiles);
 
   load_filters(a, work.channels, work.shared + work.layout.filters);
   commit_copies();
@@ -270,12 +272,14 @@ __device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma(const __grid_constant__ WgmmaArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
-  const int channel_tiles = static_cast<int>(a.channel_tiles);
+  const int block = static_cast<int>(blockIdx.x);
+  const int walkers = static_cast<int>(a.walkers);
+  const int channel_tile = divide_small(block, a.walkers_inverse);
   const Work work = {a,
-                     Channels::at(a, static_cast<int>(blockIdx.x) % channel_tiles),
+                     Channels::at(a, channel_tile),
                      Layout::of(a),
-                     static_cast<int>(blockIdx.x) / channel_tiles,
-                     static_cast<int>(gridDim.x) / channel_tiles,
+                     block - channel_tile * walkers,
+                     walkers,
                      dynamic,
                      shared_address(dynamic)};
   if (threadIdx.x == 0) {

@@ -11,13 +11,12 @@ struct TileStart {
   int column;
   i64 position;
 
-  static __device__ TileStart at(const WgmmaArguments& a, i64 position) {
-    const i64 plane = a.raster_rows * a.raster_columns;
-    const i64 image = divide(position, plane);
-    const int in_image = static_cast<int>(position - image * plane);
-    const int row = in_image / static_cast<int>(a.raster_columns);
-    return {static_cast<int>(image), row, in_image - row * static_cast<int>(a.raster_columns),
-            position};
+  // For the first tiles of the blocks: a small position.
+  static __device__ TileStart at(const WgmmaArguments& a, int position) {
+    const int rows = divide_small(position, a.raster_columns_inverse);
+    const int image = divide_small(rows, a.raster_rows_inverse);
+    return {image, rows - image * static_cast<int>(a.raster_rows),
+            position - rows * static_cast<int>(a.raster_columns), position};
   }
 
   __device__ void advance(const WgmmaArguments& a, i64 positions) {
@@ -123,8 +122,8 @@ struct PatchLoader {
     const int thread = threadIdx.x % kWarpgroup;
     loader.columns = static_cast<int>(a.patch_columns);
     const bool wide = loader.columns >= kWarpgroup;
-    loader.rows_apart = wide ? 1 : kWarpgroup / loader.columns;
-    const int row = wide ? 0 : thread / loader.columns;
+    loader.rows_apart = wide ? 1 : divide_small(kWarpgroup, a.patch_columns_inverse);
+    const int row = wide ? 0 : divide_small(thread, a.patch_columns_inverse);
     loader.first_row = row < loader.rows_apart ? row : 1 << 20;  // past every patch
     loader.first_column = wide ? thread : thread - row * loader.columns;
     loader.pixel_words = static_cast<int>(a.groups * a.group_words);

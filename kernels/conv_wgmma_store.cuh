@@ -62,16 +62,19 @@ __device__ inline u32 exchange_bytes(u32 bytes) {
   return __byte_perm(bytes, other, lane < 2 ? 0x5410 : 0x3276);
 }
 
-// Signs of 8 channels of a row, below `bits`.
-__device__ inline u32 append_signs(u32 bits, const Sums& sums, const LaneValues& least,
-                                   float negative_set, int word, int half) {
+// Signs of 8 channels of both rows, below `bits`. Two chains of dependent shifts side by side: one
+// would wait for itself.
+__device__ inline void append_signs(u32 (&bits)[2], const Sums& sums, const LaneValues (&least)[2],
+                                    const float (&negative_set)[2], int word) {
 #pragma unroll
   for (int i = kLaneChannels - 1; i >= 0; --i) {
-    const float value =
-        __fadd_rn(scale_and_add(sum_of(sums, word, half, i), least.values[i]), negative_set);
-    bits = __funnelshift_l(__float_as_uint(value), bits, 1);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float value = __fadd_rn(
+          scale_and_add(sum_of(sums, word, half, i), least[half].values[i]), negative_set[half]);
+      bits[half] = __funnelshift_l(__float_as_uint(value), bits[half], 1);
+    }
   }
-  return bits;
 }
 
 __device__ inline void store_word(const WgmmaArguments& a, const Channels& channels, u32 shared,
@@ -98,38 +101,44 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
   // Bytes that are exchanged together: four words of a row, or both rows where they have fewer.
   constexpr bool kBothRows = kTileWords <= 2;
   constexpr int kWords = kBothRows ? kTileWords : 4;
-  constexpr int kTurns = (kTileWords + kWords - 1) / kWords * kWords * 2;
   const u32 tables = shared + Layout::kTable + 4 * lane * kLaneChannels;
-  // Turns go over the words from the last of some to the first, of the second row, then the first.
-  const auto half_of = [](int turn) { return 1 - turn / kWords % 2; };
-  const auto word_of = [](int turn) {
-    return turn / (2 * kWords) * kWords + kWords - 1 - turn % kWords;
-  };
-  const auto load = [&](int turn) {
+  float negative_set[2];
+  u32 row_tables[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    negative_set[half] = static_cast<float>(-rows.set[half]) * 0x1p-23f;
+    row_tables[half] = tables + 4 * TILE_N * rows.border[half];
+  }
+  // Words are gone through from the last of some to the first.
+  const auto word_of = [](int turn) { return turn / kWords * kWords + kWords - 1 - turn % kWords; };
+  constexpr int kTurns = (kTileWords + kWords - 1) / kWords * kWords;
+  LaneValues next[2];
+  const auto load_next = [&](int turn) {
     const int word = word_of(turn) < kTileWords ? word_of(turn) : 0;
-    return LaneValues::load(tables + 4 * TILE_N * rows.border[half_of(turn)] +
-                            4 * kWordBits * word);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      next[half] = LaneValues::load(row_tables[half] + 4 * kWordBits * word);
+    }
   };
-  LaneValues next = load(0);
-  u32 bytes = 0;
+  load_next(0);
+  u32 bytes[2] = {0, 0};
 #pragma unroll
   for (int turn = 0; turn < kTurns; ++turn) {
-    const LaneValues least = next;
-    const int half = half_of(turn);
+    const LaneValues least[2] = {next[0], next[1]};
     const int word = word_of(turn);
     load_no_earlier();
-    if (turn + 1 < kTurns) next = load(turn + 1);
-    const float negative_set = static_cast<float>(-rows.set[half]) * 0x1p-23f;
-    if (word < kTileWords) bytes = append_signs(bytes, sums, least, negative_set, word, half);
-    if constexpr (!kBothRows) {
-      if (turn % kWords == kWords - 1) {
-        store_word(a, channels, shared, rows, half, word + lane, exchange_bytes(bytes));
-        bytes = 0;
+    if (turn + 1 < kTurns) load_next(turn + 1);
+    if (word < kTileWords) append_signs(bytes, sums, least, negative_set, word);
+    if (!kBothRows && turn % kWords == kWords - 1) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        store_word(a, channels, shared, rows, half, word + lane, exchange_bytes(bytes[half]));
+        bytes[half] = 0;
       }
     }
   }
   if constexpr (kBothRows) {
-    const u32 below = exchange_bytes(bytes);
+    const u32 below = exchange_bytes(bytes[0] | bytes[1] << 8 * kTileWords);
     if (lane < 2 * kTileWords) {
       store_word(a, channels, shared, rows, lane / kTileWords, lane % kTileWords, below);
     }

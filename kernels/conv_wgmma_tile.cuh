@@ -27,7 +27,11 @@
 #include "multiply_wide.cuh"
 
 struct WgmmaArguments : ConvArguments {
-  i64 channel_tiles;
+  i64 walkers;  // blocks with the same channels
+  i64 walkers_inverse;
+  i64 group_channel_tiles;
+  i64 group_channel_tiles_inverse;
+  i64 out_per_group;
   i64 pixel_tiles;
   i64 slabs;
   i64 stages;  // patches in flight
@@ -59,6 +63,7 @@ struct WgmmaArguments : ConvArguments {
   i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
   i64 cut_first_columns;
   i64 cut_last_columns;
+  i64 column_classes_inverse;
 };
 
 // 8 channels of a pixel at once, channel by channel, or pixels innermost (contiguous output).
@@ -175,10 +180,9 @@ struct Channels {
   int count;  // of the tile, at most TILE_N
 
   static __device__ Channels at(const WgmmaArguments& a, int index) {
-    const int out_per_group = static_cast<int>(a.out_channels) / static_cast<int>(a.groups);
-    const int tiles = (out_per_group + TILE_N - 1) / TILE_N;
-    const int group = index / tiles;
-    const int skipped = index % tiles * TILE_N;
+    const int out_per_group = static_cast<int>(a.out_per_group);
+    const int group = divide_small(index, a.group_channel_tiles_inverse);
+    const int skipped = (index - group * static_cast<int>(a.group_channel_tiles)) * TILE_N;
     const int left = out_per_group - skipped;
     return {group, group * out_per_group + skipped, left < TILE_N ? left : TILE_N};
   }
@@ -188,4 +192,8 @@ struct Channels {
 // the 8 from 8 * (l % 4) on.
 __device__ inline int column_of(int channel) {
   return channel / 32 * 32 + channel % 8 / 2 * 8 + channel % 32 / 8 * 2 + channel % 2;
+}
+
+__device__ inline int channel_of(int column) {
+  return column / 32 * 32 + column % 8 / 2 * 8 + column % 32 / 8 * 2 + column % 2;
 }

@@ -5,45 +5,37 @@
 
 // Where a chunk of depth stands in a filter: stepped through without divisions.
 struct ChunkSource {
-  int chunk;     // of the slab
-  int plane;     // WORD_TAPS 1
-  int word;      // of the filter
-  int existing;  // words from there on that the chunk takes
+  int slab;
+  int chunk;  // of the slab
+  int plane;  // WORD_TAPS 1
+  int word;   // of the filter
 
-  // The `chunk`-th of the slab, 0 or 1.
-  static __device__ ChunkSource at(const WgmmaArguments& a, int slab, int chunk) {
-    ChunkSource source = {0, 0, WORD_TAPS > 1 ? 0 : slab * PLANES * kChunkWords, 0};
-    source.set_existing(a, slab);
-    if (chunk == 1) source.step(a, slab);
-    return source;
+  static __device__ ChunkSource first_of(int slab) {
+    return {slab, 0, 0, WORD_TAPS > 1 ? 0 : slab * PLANES * kChunkWords};
   }
 
-  __device__ void set_existing(const WgmmaArguments& a, int slab) {
-    const int group_words = static_cast<int>(a.group_words);
+  // Words of the filter that the chunk holds.
+  __device__ int words(int group_words) const {
+    if (chunk >= kUsedChunks) return 0;
     if constexpr (WORD_TAPS > 1) {
-      const int column = chunk % kRowPieces * WORD_TAPS;
-      const int left = KERNEL_COLUMNS - column;
-      existing = (left < WORD_TAPS ? left : WORD_TAPS) * group_words;
+      const int left = KERNEL_COLUMNS - chunk % kRowPieces * WORD_TAPS;
+      return (left < WORD_TAPS ? left : WORD_TAPS) * group_words;
     } else {
-      existing = PARTIAL ? group_words - (slab * PLANES + plane) * kChunkWords : kChunkWords;
+      return PARTIAL ? group_words - (slab * PLANES + plane) * kChunkWords : kChunkWords;
     }
-    if (chunk >= kUsedChunks) existing = 0;
   }
 
-  __device__ void step(const WgmmaArguments& a, int slab) {
-    const int group_words = static_cast<int>(a.group_words);
-    ++chunk;
+  __device__ void step(int group_words) {
     if constexpr (WORD_TAPS > 1) {
-      word += existing;
+      word += words(group_words);
     } else {
-      ++plane;
       word += kChunkWords;
-      if (plane == PLANES) {
+      if (++plane == PLANES) {
         plane = 0;
         word += group_words - PLANES * kChunkWords;
       }
     }
-    set_existing(a, slab);
+    ++chunk;
   }
 };
 
@@ -69,35 +61,33 @@ constexpr int kConsumersBarrier = 1;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumersBarrier); }
 
-// The filters are there once all consumers have waited for their copies.
-// A warp copies two chunks of 16 filters at a time: whole sectors of memory, and few conflicts
-// between banks.
+// The filters are there once all consumers have waited for their copies. A warp copies four chunks
+// of the 8 filters of neighbouring columns at a time: 64 bytes of each, and no two to one bank.
 __device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, u32 target) {
-  constexpr int kWarps = 4 * CONSUMERS;
-  constexpr int kBlocks = TILE_N / 16;
-  constexpr int kWarpsPerBlock = kWarps > kBlocks ? kWarps / kBlocks : 1;
-  const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
+  constexpr int kWarps = kConsumerThreads / 32;
+  constexpr int kChunksAtOnce = 4;
+  const int warp = static_cast<int>(threadIdx.x) / 32 - kWarpgroup / 32;
   const int lane = threadIdx.x % 32;
   const int group_words = static_cast<int>(a.group_words);
-  for (int block = warp % kBlocks; block < kBlocks && warp / kBlocks < kWarpsPerBlock;
-       block += kWarps) {
-    const int channel = block * 16 + lane % 16;
+#pragma unroll 1
+  for (int block = warp; block < TILE_N / 8; block += kWarps) {
+    const int column = block * 8 + lane % 8;
+    const int channel = channel_of(column);
     const bool exists = channel < channels.count;
     const u32* filter =
         a.weight + static_cast<i64>(channels.first + channel) * (kTaps * group_words);
-    u32 to = target + column_of(channel) * kChunkBytes;
+    u32 to = target + column * kChunkBytes;
+#pragma unroll 1
     for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
-      ChunkSource source = ChunkSource::at(a, slab, lane / 16);
-      u32 target_chunk = to + lane / 16 * kFilterChunkBytes;
-      // Several copies in flight: one after the other, each would wait for its own address.
-#pragma unroll 3
-      for (int pair = 0; pair < kSteps; ++pair) {
-        if (pair % kWarpsPerBlock == warp / kBlocks) {
-          copy_filter_piece(a, target_chunk, filter, source.word, exists ? source.existing : 0);
-        }
-        source.step(a, slab);
-        source.step(a, slab);
-        target_chunk += 2 * kFilterChunkBytes;
+      ChunkSource source = ChunkSource::first_of(slab);
+#pragma unroll 1
+      for (int i = 0; i < lane / 8; ++i) source.step(group_words);
+#pragma unroll 1
+      while (source.chunk < kSlabChunks) {
+        copy_filter_piece(a, to + source.chunk * kFilterChunkBytes, filter, source.word,
+                          exists ? source.words(group_words) : 0);
+#pragma unroll
+        for (int i = 0; i < kChunksAtOnce; ++i) source.step(group_words);
       }
       to += kSlabChunks * kFilterChunkBytes;
     }
@@ -218,7 +208,7 @@ __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout
        i += kConsumerThreads) {
     const int border = i / TILE_N;
     const int channel = i % TILE_N;
-    const int row_class = border / column_classes;
+    const int row_class = divide_small(border, a.column_classes_inverse);
     const int sum =
         sum_of_class(a, counted + channel, row_class, border - row_class * column_classes);
     const int threshold =

@@ -249,8 +249,13 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     raster = Raster.of(geometry, tile.linear)
     skipped_rows, skip_columns = divmod(walkers * tile.pixels, raster.columns)
     skip_images, skip_rows = divmod(skipped_rows, raster.rows)
+    group_channel_tiles = channel_tiles // geometry.groups
     sizes = conv_sizes(geometry, call) | {
-        "channel_tiles": channel_tiles,
+        "walkers": walkers,
+        "walkers_inverse": _inverse(walkers),
+        "group_channel_tiles": group_channel_tiles,
+        "group_channel_tiles_inverse": _inverse(group_channel_tiles),
+        "out_per_group": geometry.out_channels // geometry.groups,
         "pixel_tiles": _pixel_tiles(geometry, tile),
         "slabs": depth.slabs,
         "stages": stages,
@@ -282,6 +287,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "cut_last_rows": border[1],
         "cut_first_columns": border[2],
         "cut_last_columns": border[3],
+        "column_classes_inverse": _inverse(1 + border[2] + border[3]),
     }
     return Launch(
         wgmma_kernel(geometry, call, tile),

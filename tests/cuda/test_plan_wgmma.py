@@ -48,7 +48,8 @@ def test_layers_get_the_tile_that_measured_best(
     assert (macros(launch)["TILE_N"], macros(launch)["CONSUMERS"]) == (channels, consumers)
     assert launch is not None
     assert launch.threads == 128 * (1 + consumers)
-    assert launch.blocks % sizes(launch)["channel_tiles"] == 0
+    size = sizes(launch)
+    assert launch.blocks == size["walkers"] * size["group_channel_tiles"] * geometry.groups
 
 
 @pytest.mark.parametrize(
