@@ -147,6 +147,7 @@ __device__ inline int count_row(u32 row, const ChunkSteps& steps, bool second) {
     const int first_offset = steps.offset(2 * k);
     words[k] = load_chunk(row + (second ? steps.offset(2 * k + 1) : first_offset));
   }
+  __syncwarp();  // for the compiler, which would load each where it is counted
   int set = 0;
 #pragma unroll
   for (int k = 0; k < kSteps; ++k) {
@@ -193,13 +194,12 @@ __device__ void consume(const Work& work, int consumer) {
   const bool staggered =
       work.first_tile + kStaggeredTiles * work.walkers < static_cast<int>(a.pixel_tiles);
 
-  load_filters(a, work.channels, work.shared + work.layout.filters);
+  load_filters(a, work.channels, work.first_tile, work.shared + work.layout.filters);
   commit_copies();
   write_constants<OUT>(a, work.channels, work.shared);
   wait_copies<0>();
   publish_to_products();
   sync_consumers();
-  build_table<OUT>(a, work.layout, work.shared, work.dynamic);
 
   Stage stage;
 #pragma unroll 1
@@ -252,6 +252,8 @@ __device__ void consume(const Work& work, int consumer) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     }
+    // Late: meanwhile the first products run.
+    if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
     wait_products();
     if constexpr (LINEAR) arrive_for_warp(held);
     const bool in_turn = CONSUMERS > 1 && staggered && tile == work.first_tile;

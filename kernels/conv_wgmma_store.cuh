@@ -88,12 +88,10 @@ __device__ inline void store_word(const WgmmaArguments& a, const Channels& chann
       (below ^ toggle) & exists;
 }
 
-// The constants of 8 channels are loaded while those before them are used: shared memory answers
-// late while the tensor cores read it. A barrier for the compiler keeps it at that: with the
-// constants of further words in registers beside the sums, it would spill.
-__device__ inline void load_no_earlier() {
-  if (TILE_N > 32) __syncwarp();
-}
+// The constants of 8 channels are loaded before those that came before them are used: shared memory
+// answers late. Loads stay on their side of this barrier, which is one for the compiler: otherwise
+// it puts each load where its values are needed, or so many at once that it spills.
+__device__ inline void hold_loads() { __syncwarp(); }
 
 __device__ inline void store_bits(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                   const LaneRows& rows, const Sums& sums) {
@@ -126,8 +124,8 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
   for (int turn = 0; turn < kTurns; ++turn) {
     const LaneValues least[2] = {next[0], next[1]};
     const int word = word_of(turn);
-    load_no_earlier();
     if (turn + 1 < kTurns) load_next(turn + 1);
+    hold_loads();
     if (word < kTileWords) append_signs(bytes, sums, least, negative_set, word);
     if (!kBothRows && turn % kWords == kWords - 1) {
 #pragma unroll
@@ -241,8 +239,11 @@ struct LanePixels {
   }
 };
 
-// Where registers suffice, a word's scales come as early as the other constants.
-constexpr bool kScalesAhead = CONSUMERS <= 2;
+// Registers of a consumer beside its sums and what products may still be reading. With few, the
+// compiler loads constants where it can.
+constexpr int kSpareRegisters =
+    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - TILE_N / 2 - (LINEAR ? 0 : 4 * kSteps);
+constexpr bool kLoadAhead = kSpareRegisters >= 80;
 
 template <class Out>
 __device__ inline void store_floats(const WgmmaArguments& a, const Channels& channels, u32 shared,
@@ -260,23 +261,32 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     return LaneValues::load(constants + Layout::kTable + 4 * TILE_N * rows.border[turn % 2] +
                             4 * kWordBits * (turn / 2));
   };
-  LaneValues counted = load_counted(0);
-  LaneValues alpha = LaneValues::load(constants + Layout::kAlpha);
-  LaneValues addend = LaneValues::load(constants + Layout::kAddend);
+  const auto load_scale = [&](int turn, int table) {
+    return LaneValues::load(constants + table + 4 * kWordBits * (turn / 2));
+  };
+  LaneValues counted, alpha, addend, next_counted, next_alpha, next_addend;
+  next_counted = load_counted(0);
+  next_alpha = load_scale(0, Layout::kAlpha);
+  next_addend = load_scale(0, Layout::kAddend);
+  constexpr int kTurns = 2 * kTileWords;
 #pragma unroll
-  for (int turn = 0; turn < 2 * kTileWords; ++turn) {
+  for (int turn = 0; turn < kTurns; ++turn) {
     const int word = turn / 2;
     const int half = turn % 2;
     const float negative_set = static_cast<float>(-2 * rows.set[half]);
-    load_no_earlier();
-    const bool last = turn + 1 == 2 * kTileWords;
-    const u32 next_word = constants + 4 * kWordBits * (word + 1);
-    LaneValues next_counted, next_alpha, next_addend;
-    if (!last) next_counted = load_counted(turn + 1);
-    if (kScalesAhead && half == 1 && !last) {
-      next_alpha = LaneValues::load(next_word + Layout::kAlpha);
-      next_addend = LaneValues::load(next_word + Layout::kAddend);
+    counted = next_counted;
+    if (half == 0) {
+      alpha = next_alpha;
+      addend = next_addend;
     }
+    const bool last = turn + 1 == kTurns;
+    if (!kLoadAhead) hold_loads();
+    if (!last) next_counted = load_counted(turn + 1);
+    if (half == 1 && !last) {
+      next_alpha = load_scale(turn + 1, Layout::kAlpha);
+      next_addend = load_scale(turn + 1, Layout::kAddend);
+    }
+    if (kLoadAhead) hold_loads();
     const LaneValues y = finish(sums, counted, alpha, addend, negative_set, word, half);
     const int channel = word * kWordBits + lane % 4 * kLaneChannels;
     if constexpr (STORES == kPixels) {
@@ -284,11 +294,6 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     } else if (rows.exists(half)) {
       store_channels<Out>(a, rows.pixel_of(half), channels.first + channel,
                           channels.count - channel, y);
-    }
-    if (!last) counted = next_counted;
-    if (half == 1 && !last) {
-      alpha = kScalesAhead ? next_alpha : LaneValues::load(next_word + Layout::kAlpha);
-      addend = kScalesAhead ? next_addend : LaneValues::load(next_word + Layout::kAddend);
     }
   }
 }

@@ -63,15 +63,19 @@ __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsum
 
 // The filters are there once all consumers have waited for their copies. A warp copies four chunks
 // of the 8 filters of neighbouring columns at a time: 64 bytes of each, and no two to one bank.
-__device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, u32 target) {
+// Blocks of the same filters start at different ones, or all would ask one part of the second-level
+// cache at a time.
+__device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, int rotation,
+                                    u32 target) {
   constexpr int kWarps = kConsumerThreads / 32;
   constexpr int kChunksAtOnce = 4;
+  constexpr int kBlocks = TILE_N / 8;
   const int warp = static_cast<int>(threadIdx.x) / 32 - kWarpgroup / 32;
   const int lane = threadIdx.x % 32;
   const int group_words = static_cast<int>(a.group_words);
 #pragma unroll 1
-  for (int block = warp; block < TILE_N / 8; block += kWarps) {
-    const int column = block * 8 + lane % 8;
+  for (int i = warp; i < kBlocks; i += kWarps) {
+    const int column = (i + rotation) % kBlocks * 8 + lane % 8;
     const int channel = channel_of(column);
     const bool exists = channel < channels.count;
     const u32* filter =
@@ -81,13 +85,13 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
     for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
       ChunkSource source = ChunkSource::first_of(slab);
 #pragma unroll 1
-      for (int i = 0; i < lane / 8; ++i) source.step(group_words);
+      for (int skip = 0; skip < lane / 8; ++skip) source.step(group_words);
 #pragma unroll 1
       while (source.chunk < kSlabChunks) {
         copy_filter_piece(a, to + source.chunk * kFilterChunkBytes, filter, source.word,
                           exists ? source.words(group_words) : 0);
 #pragma unroll
-        for (int i = 0; i < kChunksAtOnce; ++i) source.step(group_words);
+        for (int step = 0; step < kChunksAtOnce; ++step) source.step(group_words);
       }
       to += kSlabChunks * kFilterChunkBytes;
     }
@@ -193,9 +197,8 @@ __device__ inline void write_constants(const WgmmaArguments& a, const Channels& 
   }
 }
 
-// The table of border classes, once the filters are there: by all consumers, who have nothing else
-// to do yet. Loops, not unrolled code: what runs once comes from memory an instruction after the
-// other.
+// The table of border classes, once the filters are there: by all consumers. Loops, not unrolled
+// code: what runs once comes from memory an instruction after the other.
 template <class Out>
 __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
