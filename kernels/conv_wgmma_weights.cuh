@@ -61,39 +61,72 @@ constexpr int kConsumersBarrier = 1;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumersBarrier); }
 
-// The filters are there once all consumers have waited for their copies. A warp copies four chunks
-// of the 8 filters of neighbouring columns at a time: 64 bytes of each, and no two to one bank.
-// Blocks of the same filters start at different ones, or all would ask one part of the second-level
-// cache at a time.
+// A slab of a filter, by the four lanes that share a column: a lane takes every fourth chunk.
+constexpr int kLanesOfColumn = 4;
+
+// Whole chunks go through registers: with several loads in flight they are faster there than
+// asynchronous copies, of which each waits for the one before it to take its addresses.
+__device__ inline void load_slab(const WgmmaArguments& a, const u32* filter, bool exists, int slab,
+                                 int lane_chunk, u32 to) {
+  constexpr int kMine = (kSlabChunks + kLanesOfColumn - 1) / kLanesOfColumn;
+  const int group_words = static_cast<int>(a.group_words);
+  uint4 pieces[kMine];
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    const int chunk = lane_chunk + kLanesOfColumn * i;
+    const int piece = slab * PLANES + chunk % PLANES;
+    pieces[i] = make_uint4(0, 0, 0, 0);
+    if (exists && chunk < kUsedChunks && (!PARTIAL || piece * kChunkWords < group_words)) {
+      pieces[i] = *reinterpret_cast<const uint4*>(filter + chunk / PLANES * group_words +
+                                                  piece * kChunkWords);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    const int chunk = lane_chunk + kLanesOfColumn * i;
+    if (chunk < kSlabChunks) store_chunk(to + chunk * kFilterChunkBytes, pieces[i]);
+  }
+}
+
+__device__ inline void copy_slab(const WgmmaArguments& a, const u32* filter, bool exists, int slab,
+                                 int lane_chunk, u32 to) {
+  const int group_words = static_cast<int>(a.group_words);
+  ChunkSource source = ChunkSource::first_of(slab);
+#pragma unroll 1
+  for (int skip = 0; skip < lane_chunk; ++skip) source.step(group_words);
+#pragma unroll 1
+  while (source.chunk < kSlabChunks) {
+    copy_filter_piece(a, to + source.chunk * kFilterChunkBytes, filter, source.word,
+                      exists ? source.words(group_words) : 0);
+#pragma unroll
+    for (int step = 0; step < kLanesOfColumn; ++step) source.step(group_words);
+  }
+}
+
+// The filters are there once all consumers have waited for their copies. A warp takes the 8 filters
+// of neighbouring columns at a time: 64 bytes of each at once, and no two to one bank. Blocks of
+// the same filters start at different ones, or all would ask one part of the second-level cache at
+// a time.
 __device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, int rotation,
                                     u32 target) {
   constexpr int kWarps = kConsumerThreads / 32;
-  constexpr int kChunksAtOnce = 4;
   constexpr int kBlocks = TILE_N / 8;
   const int warp = static_cast<int>(threadIdx.x) / 32 - kWarpgroup / 32;
   const int lane = threadIdx.x % 32;
-  const int group_words = static_cast<int>(a.group_words);
+  const int slabs = static_cast<int>(a.slabs);
 #pragma unroll 1
-  for (int i = warp; i < kBlocks; i += kWarps) {
+  for (int i = warp; i < kBlocks * slabs; i += kWarps) {
+    const int slab = i / kBlocks;
     const int column = (i + rotation) % kBlocks * 8 + lane % 8;
     const int channel = channel_of(column);
     const bool exists = channel < channels.count;
-    const u32* filter =
-        a.weight + static_cast<i64>(channels.first + channel) * (kTaps * group_words);
-    u32 to = target + column * kChunkBytes;
-#pragma unroll 1
-    for (int slab = 0; slab < static_cast<int>(a.slabs); ++slab) {
-      ChunkSource source = ChunkSource::first_of(slab);
-#pragma unroll 1
-      for (int skip = 0; skip < lane / 8; ++skip) source.step(group_words);
-#pragma unroll 1
-      while (source.chunk < kSlabChunks) {
-        copy_filter_piece(a, to + source.chunk * kFilterChunkBytes, filter, source.word,
-                          exists ? source.words(group_words) : 0);
-#pragma unroll
-        for (int step = 0; step < kChunksAtOnce; ++step) source.step(group_words);
-      }
-      to += kSlabChunks * kFilterChunkBytes;
+    const u32* filter = a.weight + static_cast<i64>(channels.first + channel) *
+                                       (kTaps * static_cast<int>(a.group_words));
+    const u32 to = target + slab * kSlabChunks * kFilterChunkBytes + column * kChunkBytes;
+    if constexpr (WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED) {
+      load_slab(a, filter, exists, slab, lane / 8, to);
+    } else {
+      copy_slab(a, filter, exists, slab, lane / 8, to);
     }
   }
 }

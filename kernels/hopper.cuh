@@ -102,6 +102,13 @@ __device__ inline float4 load_floats(u32 address) {
   return value;
 }
 
+__device__ inline void store_chunk(u32 address, uint4 value) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(address), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
+               : "memory");
+}
+
 // 16 bytes.
 __device__ inline void clear_shared(u32 address) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(0) : "memory");

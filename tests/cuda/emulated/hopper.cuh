@@ -96,6 +96,11 @@ inline float4 load_floats(u32 address) {
   return *reinterpret_cast<const float4*>(emulated::shared_memory + address);
 }
 
+inline void store_chunk(u32 address, uint4 value) {
+  emulated::check_shared(address, 16);
+  memcpy(emulated::shared_memory + address, &value, 16);
+}
+
 inline void clear_shared(u32 address) {
   emulated::check_shared(address, 16);
   memset(emulated::shared_memory + address, 0, 16);
