@@ -10,25 +10,9 @@
 //
 // The first term comes from a table of border classes; popc(a) is counted on the fragments.
 #include "conv_wgmma_patch.cuh"
+#include "conv_wgmma_ring.cuh"
 #include "conv_wgmma_store.cuh"
 #include "conv_wgmma_weights.cuh"
-
-// A place in the ring of patches, and in its barriers' phases.
-struct Stage {
-  int index = 0;
-  u32 phase = 0;
-
-  __device__ void advance(const WgmmaArguments& a) {
-    if (++index == static_cast<int>(a.stages)) {
-      index = 0;
-      phase ^= 1;
-    }
-  }
-
-  __device__ u32 patch(const WgmmaArguments& a, u32 patches) const {
-    return patches + index * static_cast<int>(a.stage_bytes);
-  }
-};
 
 // What every role knows of its block.
 struct Work {
@@ -182,7 +166,7 @@ __device__ void consume(const Work& work, int consumer) {
 __device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
   const u32 end = patches + static_cast<u32>(a.stages * a.stage_bytes);
   for (u32 to = patches + threadIdx.x * kChunkBytes; to < end; to += kThreads * kChunkBytes) {
-    clear_shared(to);
+    fill_shared(to, 0);
   }
 }
 

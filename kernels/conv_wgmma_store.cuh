@@ -3,14 +3,16 @@
 // Integers become floats for nothing: the bits of a small integer are a subnormal float, that
 // integer times 2**-149, and one fused multiply-add scales it and adds the channel's constant,
 // exactly. Floating-point adds run at twice the rate of integer ones.
+//
+// Stands after the tile header of its kernel, which defines WgmmaArguments and Layout.
 #pragma once
 
-#include "conv_wgmma_tile.cuh"
+#include "conv_wgmma_channels.cuh"
 
 constexpr int kTileWords = TILE_N / kWordBits;
 constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of every 32
 
-using Sums = ProductSums<TILE_N>;
+using Sums = ProductSums<kColumns>;
 
 // The two rows of this lane (8 apart).
 struct LaneRows {
@@ -20,6 +22,7 @@ struct LaneRows {
   int set[2];     // popc(a)
 
   __device__ bool exists(int half) const { return left > 8 * half; }
+  __device__ i64 pixel_of(int half) const { return pixel + 8 * half; }
 };
 
 // sum * 2**-22 + addend, exact for sum below 2**23.
@@ -78,7 +81,7 @@ __device__ inline void store_word(const WgmmaArguments& a, const Channels& chann
   const u32 toggle = load_shared(shared + Layout::kToggle + 4 * word);
   const u32 exists = load_shared(shared + Layout::kExists + 4 * word);
   const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  static_cast<u32*>(a.out)[(rows.pixel + 8 * half) * words + channels.first / kWordBits + word] =
+  static_cast<u32*>(a.out)[rows.pixel_of(half) * words + channels.first / kWordBits + word] =
       (below ^ toggle) & exists;
 }
 
@@ -224,7 +227,7 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
     LanePixels<Out> pixels;
     if constexpr (STORES == kPixels) {
-      pixels = LanePixels<Out>::of(a, channels, rows.pixel - lane / 4 + 8 * half);
+      pixels = LanePixels<Out>::of(a, channels, rows.pixel_of(half) - lane / 4);
     }
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
@@ -239,7 +242,7 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
       if constexpr (STORES == kPixels) {
         pixels.store(a.out_height * a.out_width, channels.count, word, y);
       } else if (rows.exists(half)) {
-        store_channels<Out>(a, rows.pixel + 8 * half, channels.first + channel,
+        store_channels<Out>(a, rows.pixel_of(half), channels.first + channel,
                             channels.count - channel, y);
       }
     }

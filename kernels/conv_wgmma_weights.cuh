@@ -1,7 +1,10 @@
 // The filters of a block of conv_wgmma in shared memory, and what its epilogue needs of them.
 #pragma once
 
+#include "conv_wgmma_border.cuh"
 #include "conv_wgmma_tile.cuh"
+// (After the tile.)
+#include "conv_wgmma_constants.cuh"
 
 // One 16-byte piece of a filter; words from `existing` on are clear.
 __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, const u32* filter,
@@ -140,53 +143,14 @@ struct CountedTaps {
 
   // Of the taps that a pair of border classes leaves (BorderAxis::class_of).
   __device__ int left_by(const WgmmaArguments& a, int row_class, int column_class) const {
-    const int rows_first = static_cast<int>(a.cut_first_rows);
-    const int columns_first = static_cast<int>(a.cut_first_columns);
-    const int top = row_class <= rows_first ? row_class : 0;
-    const int bottom = KERNEL_ROWS - (row_class > rows_first ? row_class - rows_first : 0);
-    const int left = column_class <= columns_first ? column_class : 0;
-    const int right =
-        KERNEL_COLUMNS - (column_class > columns_first ? column_class - columns_first : 0);
-    return before(bottom, right) - before(top, right) - before(bottom, left) + before(top, left);
+    const TapRange rows =
+        TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
+    const TapRange columns =
+        TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
+    return before(rows.end, columns.end) - before(rows.first, columns.end) -
+           before(rows.end, columns.first) + before(rows.first, columns.first);
   }
 };
-
-// What is left to do with a sum of popc(a & b) is one fused multiply-add with the table's entry,
-// exact because all numbers are small integers times a power of two (conv_wgmma_store.cuh).
-template <class Out>
-__device__ inline float table_entry(int counted, int threshold) {
-  if constexpr (Channel<Out>::kPacked) {
-    // dot >= t  <=>  2 popc(a & b) - popc(a) >= ceil((t - counted) / 2)
-    return static_cast<float>(-((threshold - counted + 1) >> 1)) * 0x1p-23f;
-  } else {
-    return static_cast<float>(counted) * 0x1p-24f;
-  }
-}
-
-// The constants of a channel go to shared memory; the threshold of a packed output is returned.
-template <class Out>
-__device__ inline int write_constants(const WgmmaArguments& a, const Channels& channels,
-                                      int channel, u32 shared) {
-  const bool exists = channel < channels.count;
-  if constexpr (Channel<Out>::kPacked) {
-    Channel<Out> loaded = {0, 0};
-    if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
-    const u32 existing = __ballot_sync(kAllLanes, exists);
-    // The products' signs say "below"; without a flip that is a clear bit.
-    const u32 toggle = __ballot_sync(kAllLanes, loaded.at_least);
-    if (threadIdx.x % 32 == 0) {
-      store_shared(shared + Layout::kToggle + channel / kWordBits * 4, toggle);
-      store_shared(shared + Layout::kExists + channel / kWordBits * 4, existing);
-    }
-    return loaded.threshold;
-  } else {
-    Channel<Out> loaded = {0.0f, 0.0f};
-    if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
-    store_shared(shared + Layout::kAlpha + 4 * channel, __float_as_uint(loaded.alpha));
-    store_shared(shared + Layout::kAddend + 4 * channel, __float_as_uint(loaded.addend));
-    return 0;
-  }
-}
 
 // The 128 producers fill the constants of the channels, a channel a thread, wait for the filters,
 // and fill the table of border classes.

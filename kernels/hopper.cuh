@@ -21,6 +21,24 @@ __device__ inline void arrive_after_copies(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" : : "r"(barrier) : "memory");
 }
 
+// The barrier's phase shall not end before so many bytes more have come by copy_row.
+__device__ inline void expect_bytes(u32 barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;"
+               :
+               : "r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+// Copies whole 16-byte pieces from global to shared memory, both aligned to 16 bytes, past this
+// thread; the barrier hears of it.
+__device__ inline void copy_row(u32 target, const void* source, int bytes, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      :
+      : "r"(target), "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // Waits for the phase of this parity to end; on a fresh barrier, parity 1 has ended already.
 __device__ inline void wait_barrier(u32 barrier, u32 parity) {
   u32 done;
@@ -64,6 +82,9 @@ __device__ inline void publish_to_products() {
   asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
 }
 
+// What this thread wrote to shared memory stands before what copy_row writes there later.
+__device__ inline void order_before_copies() { publish_to_products(); }
+
 // Registers written before are read by the products after.
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
@@ -92,8 +113,16 @@ __device__ inline float4 load_floats(u32 address) {
 }
 
 // 16 bytes.
-__device__ inline void clear_shared(u32 address) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(0) : "memory");
+__device__ inline void fill_shared(u32 address, u32 word) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(word) : "memory");
+}
+
+// Two words, 8-byte aligned.
+__device__ inline void load_pair(u32& first, u32& second, u32 address) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(first), "=r"(second)
+               : "r"(address)
+               : "memory");
 }
 
 // Stays where it is called.

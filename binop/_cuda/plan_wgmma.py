@@ -27,6 +27,7 @@ from binop._cuda.wgmma_geometry import (
     Axis,
     Depth,
     axes,
+    patch_rows,
 )
 from binop.geometry import Conv2dGeometry
 from binop.packing import WORD_BITS, word_count
@@ -83,7 +84,7 @@ def _most_consumers(channels: int, steps: int, stores: str) -> int:
     return 3 if channels <= 96 or steps <= 5 else 2
 
 
-def _stores(geometry: Conv2dGeometry, call: ConvCall) -> str:
+def stores_of(geometry: Conv2dGeometry, call: ConvCall) -> str:
     """How conv_wgmma_store.cuh writes the output."""
     if call.out == "bits":
         return "bits"
@@ -95,10 +96,7 @@ def _stores(geometry: Conv2dGeometry, call: ConvCall) -> str:
 
 def patch_pixels(rows: Axis, columns: Axis, pixels: int) -> int:
     """The most pixels of the padded image that so many output pixels in a row can read."""
-    rows_down = (columns.out - 1 + pixels - 1) // columns.out
-    images_on = (rows.out - 1 + rows_down) // rows.out
-    between_images = max(0, rows.padded - rows.out * rows.step)
-    return (rows_down * rows.step + images_on * between_images + rows.reach) * columns.padded
+    return patch_rows(rows, columns, pixels) * columns.padded
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class Memory:
         return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
 
 
-def _border(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
+def border_cuts(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
     """Taps cut off at the first and last rows and columns; None where the kernel has no class."""
     if pad_value != 0:
         return 0, 0, 0, 0
@@ -133,24 +131,24 @@ def _border(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, in
     return None if rows is None or columns is None else (*rows, *columns)
 
 
-def _classes(border: tuple[int, int, int, int]) -> int:
+def border_classes(border: tuple[int, int, int, int]) -> int:
     return (1 + border[0] + border[1]) * (1 + border[2] + border[3])
 
 
 def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[WgmmaTile]:
     """Every tile that fits a problem which the kernel takes."""
-    border = _border(geometry, call.pad_value)
+    border = border_cuts(geometry, call.pad_value)
     if border is None:
         return
     depth = Depth.of(geometry)
     out_per_group = geometry.out_channels // geometry.groups
-    stores = _stores(geometry, call)
+    stores = stores_of(geometry, call)
     most = _MAX_CHANNELS if stores != "kPixels" else _MAX_CHANNELS_OF_PIXELS
     most = min(most, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
     for channels in range(WORD_BITS, most + 1, WORD_BITS):
         for consumers in range(1, _most_consumers(channels, depth.steps, stores) + 1):
             tile = WgmmaTile(channels, consumers)
-            memory = Memory.of(geometry, depth, tile, _classes(border))
+            memory = Memory.of(geometry, depth, tile, border_classes(border))
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
@@ -180,7 +178,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         >= _MAX_OFFSET
     ):
         return "the image is too large for 32-bit offsets in a patch"
-    if _border(geometry, call.pad_value) is None:
+    if border_cuts(geometry, call.pad_value) is None:
         return "the image is smaller than the kernel"
     if next(tiles(geometry, call, device), None) is None:
         return "filters and patches do not fit into shared memory"
@@ -216,13 +214,18 @@ def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Wg
     return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, tile, device))
 
 
+def wgmma_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> float:
+    """Of the tile that is chosen, for a problem that ``why_not_wgmma`` finds no fault with."""
+    return cycles(geometry, _choose_tile(geometry, call, device), device)
+
+
 def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
     """The launch of a problem that ``why_not_wgmma`` finds no fault with."""
     tile = _choose_tile(geometry, call, device)
     depth = Depth.of(geometry)
-    border = _border(geometry, call.pad_value)
+    border = border_cuts(geometry, call.pad_value)
     assert border is not None
-    memory = Memory.of(geometry, depth, tile, _classes(border))
+    memory = Memory.of(geometry, depth, tile, border_classes(border))
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
@@ -236,11 +239,11 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "stage_bytes": memory.stage,
         "plane_bytes": memory.plane,
         "patch_columns": columns.padded,
-        "patch_columns_inverse": _inverse(columns.padded),
+        "patch_columns_inverse": inverse(columns.padded),
         "patch_rows": rows.padded,
-        "patch_rows_inverse": _inverse(rows.padded),
-        "out_width_inverse": _inverse(columns.out),
-        "out_height_inverse": _inverse(rows.out),
+        "patch_rows_inverse": inverse(rows.padded),
+        "out_width_inverse": inverse(columns.out),
+        "out_height_inverse": inverse(rows.out),
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
         "step_rows": rows.step,
@@ -249,8 +252,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "skip_columns": columns.skip,
         "tap_rows": rows.dilation,
         "tap_columns": columns.dilation,
-        "tap_rows_inverse": _inverse(rows.dilation),
-        "tap_columns_inverse": _inverse(columns.dilation),
+        "tap_rows_inverse": inverse(rows.dilation),
+        "tap_columns_inverse": inverse(columns.dilation),
         "skip_images": skip_images,
         "skip_out_rows": skip_rows,
         "skip_out_columns": skip_columns,
@@ -270,7 +273,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     )
 
 
-def _inverse(divisor: int) -> int:
+def inverse(divisor: int) -> int:
     """What divide_small of conv_wgmma_tile.cuh multiplies by."""
     return 0 if divisor == 1 else 2**32 // divisor + 1
 
@@ -279,7 +282,7 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
     depth = Depth.of(geometry)
     words = word_count(geometry.group_channels)
     masked = geometry.group_channels % WORD_BITS != 0
-    stores = _stores(geometry, call)
+    stores = stores_of(geometry, call)
     return Kernel(
         "conv_wgmma.cu",
         (

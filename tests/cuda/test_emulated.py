@@ -15,8 +15,11 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    ROWS,
+    ROWS_TILES,
     TILED,
     WGMMA_TILES,
+    force_rows_tile,
     force_tile,
     force_wgmma_tile,
     never_fuse,
@@ -111,6 +114,20 @@ def test_conv_wgmma(
         if can_pack(case):
             _check_threshold(hopper, case, seed)
     assert {launch.kernel.source for launch in launched} > {"conv_wgmma.cu", "pack.cu"}
+
+
+@pytest.mark.parametrize("tile", list(ROWS_TILES))
+def test_conv_wgmma_rows(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_rows_tile(monkeypatch, tile)
+    half = list(ROWS_TILES).index(tile) % 2
+    for seed, case in list(enumerate(ROWS))[half::2]:
+        case = _varied(seed // 2, case)
+        _check_float(hopper, case)
+        _check_threshold(hopper, case, seed)
+    convolutions = {launch.kernel.source for launch in launched} - {"pack.cu"}
+    assert convolutions == {"conv_wgmma_rows.cu"}
 
 
 @pytest.mark.parametrize("device", list(_DEVICES))

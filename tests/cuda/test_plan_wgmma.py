@@ -176,7 +176,7 @@ def test_the_depth_has_room_for_every_word_once(channels: int, kernel: tuple[int
 
 @given(value=st.integers(0, 2**15), divisor=st.integers(1, 2**15))
 def test_division_by_multiplication_is_exact(value: int, divisor: int) -> None:
-    inverse = plan_wgmma._inverse(divisor)
+    inverse = plan_wgmma.inverse(divisor)
     assert (value * inverse >> 32 if inverse else value) == value // divisor
 
 
