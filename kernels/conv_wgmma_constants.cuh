@@ -4,13 +4,17 @@
 
 #include "conv_wgmma_channels.cuh"
 
+// dot >= threshold  <=>  2 popc(a & b) - popc(a) >= this.
+__device__ inline int least_difference(int counted, int threshold) {
+  return (threshold - counted + 1) >> 1;
+}
+
 // What is left to do with a sum of popc(a & b) is one fused multiply-add with the table's entry,
 // exact because all numbers are small integers times a power of two (conv_wgmma_store.cuh).
 template <class Out>
 __device__ inline float table_entry(int counted, int threshold) {
   if constexpr (Channel<Out>::kPacked) {
-    // dot >= t  <=>  2 popc(a & b) - popc(a) >= ceil((t - counted) / 2)
-    return static_cast<float>(-((threshold - counted + 1) >> 1)) * 0x1p-23f;
+    return static_cast<float>(-least_difference(counted, threshold)) * 0x1p-23f;
   } else {
     return static_cast<float>(counted) * 0x1p-24f;
   }

@@ -9,22 +9,21 @@
 // One warp produces patches; the warpgroups before it consume them.
 #include "conv_wgmma_rows_filters.cuh"
 #include "conv_wgmma_rows_patch.cuh"
-// (After the tile.)
-#include "conv_wgmma_store.cuh"
 
 // Where this lane's words of a step's taps lie, from the first tap on, in bytes.
 struct LaneDepth {
-  static constexpr int kLoads = WORDS == 1 ? 2 : 1;  // of a row, in a step
+  // Of a step: its two words are neighbours, unless a pixel has one.
+  static constexpr int kOffsets = WORDS == 1 ? 2 : 1;
 
-  int offsets[kSteps * kLoads];
+  int offsets[kSteps * kOffsets];
 
   static __device__ LaneDepth of(const WgmmaArguments& a) {
     LaneDepth depth;
     const int tap_rows = static_cast<int>(a.dilation_rows * a.pitch_bytes);
     const int tap_columns = static_cast<int>(a.dilation_columns) * kPixelBytes;
 #pragma unroll
-    for (int i = 0; i < kSteps * kLoads; ++i) {
-      const Depth at = Depth::at(i * (2 / kLoads), threadIdx.x % 4);
+    for (int i = 0; i < kSteps * kOffsets; ++i) {
+      const Depth at = Depth::at(i * (2 / kOffsets), threadIdx.x % 4);
       // Without bits in the filters, any words will do.
       const int tap = at.tap < kTaps ? at.tap : 0;
       depth.offsets[i] =
@@ -33,25 +32,21 @@ struct LaneDepth {
     }
     return depth;
   }
+
+  __device__ u32 offset(int chunk) const {
+    return WORDS == 1 ? offsets[chunk % (kSteps * kOffsets)] : offsets[chunk / 2] + chunk % 2 * 4;
+  }
 };
 
 struct Fragments {
   u32 registers[kSteps][4];
 
+  // Word by word: pairs of words would come in pairs of registers, not where products want them.
   __device__ void load(const u32 (&rows)[2], const LaneDepth& depth) {
 #pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        u32& first = registers[k][half];
-        u32& second = registers[k][2 + half];
-        if constexpr (WORDS == 1) {
-          first = load_shared(rows[half] + depth.offsets[2 * k]);
-          second = load_shared(rows[half] + depth.offsets[2 * k + 1]);
-        } else {
-          load_pair(first, second, rows[half] + depth.offsets[k]);
-        }
-      }
+    for (int i = 0; i < 2 * kChunks; ++i) {
+      const int chunk = i / 2;
+      registers[chunk / 2][chunk % 2 * 2 + i % 2] = load_shared(rows[i % 2] + depth.offset(chunk));
     }
   }
 
@@ -67,49 +62,117 @@ struct Fragments {
   }
 };
 
-__device__ void consume(const Work& work, int consumer) {
-  const WgmmaArguments& a = work.a;
-  const int lane = threadIdx.x % 32;
-  const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + lane / 4;
-  const int plane = static_cast<int>(a.out_height) * static_cast<int>(a.out_width);
-  const int pixels = static_cast<int>(a.batch) * plane;
-  const u32 image_bytes = static_cast<u32>(a.image_rows * a.pitch_bytes);
-  const u32 spots = work.shared + work.layout.spots;
-  prepare<OUT>(work);
-  const FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
-  const LaneDepth depth = LaneDepth::of(a);
+struct FloatEpilogue {
+  int pixel;  // this lane's first of the tile
 
-  Stage stage;
-#pragma unroll 1
-  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
-    const int pixel = tile * kTileM + first_row;
+  static __device__ FloatEpilogue of(const Work& work, int first_row) {
+    return {work.first_tile * kTileM + first_row};
+  }
+
+  // The block's tiles in turn.
+  __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
+    const WgmmaArguments& a = work.a;
     LaneRows rows;
     rows.pixel = pixel;
-    rows.left = pixels - pixel;
-    u32 address[2];
+    rows.left = static_cast<int>(a.batch * a.out_height * a.out_width) - pixel;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int image = divide_by(pixel + 8 * half, a.by_plane);
-      const u32 spot = load_shared(spots + 4 * (pixel + 8 * half - image * plane));
-      rows.border[half] = Spot::border_of(spot);
-      address[half] = Spot::offset_of(spot) + image * image_bytes;
+      rows.border[half] = border[half];
+      rows.set[half] = sums.values[kSetSum + 2 * half];
     }
-    wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
-    const u32 origin = load_shared(work.shared + Layout::kOrigins + 4 * stage.index);
-    address[0] += origin;
-    address[1] += origin;
-    Fragments fragments;
-    fragments.load(address, depth);
-    __syncwarp();
-    if (lane == 0) arrive(work.shared + Layout::kEmpty + 8 * stage.index);
+    store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+    pixel += static_cast<int>(work.a.step_pixels);
+  }
+};
+
+using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue>::Type;
+
+// This lane's two pixels of a tile: where their first taps lie in the stack of padded images, and
+// their border classes.
+struct PixelPlaces {
+  u32 offset[2];
+  u32 border[2];
+};
+
+struct PlaceFinder {
+  u32 spots;
+  u32 plane;
+  u32 image_bytes;  // of a padded image
+  i64 by_plane;
+
+  static __device__ PlaceFinder of(const Work& work) {
+    const WgmmaArguments& a = work.a;
+    PlaceFinder finder = {work.shared + work.layout.spots,
+                          static_cast<u32>(a.out_height) * static_cast<u32>(a.out_width),
+                          static_cast<u32>(a.image_rows) * static_cast<u32>(a.pitch_bytes),
+                          a.by_plane};
+    hold(finder.spots);
+    hold(finder.plane);
+    hold(finder.image_bytes);
+    return finder;
+  }
+
+  __device__ PixelPlaces find(int pixel) const {
+    PixelPlaces places;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const u32 image = divide_by(pixel + 8 * half, by_plane);
+      const u32 spot = load_shared(spots + 4 * (pixel + 8 * half - image * plane));
+      places.border[half] = Spot::border_of(spot);
+      places.offset[half] = Spot::offset_of(spot) + image * image_bytes;
+    }
+    return places;
+  }
+};
+
+// Reads the fragments of a patch as soon as it is there, and returns it to the producer.
+__device__ inline void take_patch(const Work& work, const Stage& stage, const PixelPlaces& pixels,
+                                  const LaneDepth& depth, bool leader, Fragments& fragments) {
+  const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+  wait_barrier(full, stage.phase);
+  const u32 origin = load_shared(work.shared + Layout::kOrigins + 4 * stage.index);
+  const u32 rows[2] = {pixels.offset[0] + origin, pixels.offset[1] + origin};
+  fragments.load(rows, depth);
+  __syncwarp();
+  if (leader) arrive(full + Layout::kEmpty - Layout::kFull);
+}
+
+__device__ void consume(const Work& work, int consumer) {
+  const WgmmaArguments& a = work.a;
+  prepare<OUT>(work);
+  const int first_row =
+      consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
+  const PlaceFinder finder = PlaceFinder::of(work);
+  const FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
+  const LaneDepth depth = LaneDepth::of(a);
+  Epilogue epilogue = Epilogue::of(work, first_row);
+
+  u32 leader = threadIdx.x % 32 == 0;
+  hold(leader);
+  Stage stage;
+  Fragments fragments;
+  PixelPlaces places = finder.find(work.first_tile * kTileM + first_row);
+  const auto take = [&] {
+    take_patch(work, stage, places, depth, leader != 0, fragments);
     stage.advance(a);
+  };
+  if constexpr (kRoomy) take();
+  int tile = work.first_tile;
+  bool more;
+  do {
+    if constexpr (!kRoomy) take();
     Sums sums;
     fragments.multiply(filters, sums);
+    const u32 border[2] = {places.border[0], places.border[1]};
+    tile += work.walkers;
+    more = tile < static_cast<int>(a.pixel_tiles);
+    places = finder.find(tile * kTileM + first_row);
     wait_products();
-    rows.set[0] = sums.values[kSetSum];
-    rows.set[1] = sums.values[kSetSum + 2];
-    store_tile<OUT>(a, work.channels, work.shared, rows, sums);
-  }
+    if constexpr (kRoomy) {
+      if (more) take();
+    }
+    epilogue.store(work, border, sums);
+  } while (more);
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)

@@ -5,7 +5,7 @@
 #include "conv_wgmma_border.cuh"
 #include "conv_wgmma_rows_tile.cuh"
 // (After the tile.)
-#include "conv_wgmma_constants.cuh"
+#include "conv_wgmma_rows_bits.cuh"
 
 constexpr int kConsumerBarrier = 1;
 
@@ -115,32 +115,52 @@ __device__ inline void count_taps(const Work& work) {
   }
 }
 
-template <class Out>
-__device__ inline void write_table(const Work& work) {
+// Of the taps that a border class leaves.
+__device__ inline int counted_of(const Work& work, int border, int channel) {
   const WgmmaArguments& a = work.a;
-  const int entries = Layout::classes(a) * TILE_N;
-  const int column_classes = Layout::column_classes(a);
+  const int row_class = border / Layout::column_classes(a);
+  const int column_class = border - row_class * Layout::column_classes(a);
+  const TapRange rows =
+      TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
+  const TapRange columns =
+      TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
+  int counted = 0;
+#pragma unroll 1
+  for (int row = rows.first; row < rows.end; ++row) {
+#pragma unroll 1
+    for (int column = columns.first; column < columns.end; ++column) {
+      const int tap = row * KERNEL_COLUMNS + column;
+      counted += load_shared(work.shared + Layout::kCounted + 4 * (tap * TILE_N + channel));
+    }
+  }
+  return counted;
+}
+
+__device__ inline void write_float_table(const Work& work) {
+  const int entries = Layout::classes(work.a) * TILE_N;
 #pragma unroll 1
   for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
-    const int border = i / TILE_N;
-    const int channel = i % TILE_N;
-    const int row_class = border / column_classes;
-    const TapRange rows =
-        TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
-    const TapRange columns = TapRange::left_by(
-        border - row_class * column_classes, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
-    int counted = 0;
-#pragma unroll 1
-    for (int row = rows.first; row < rows.end; ++row) {
-#pragma unroll 1
-      for (int column = columns.first; column < columns.end; ++column) {
-        const int tap = row * KERNEL_COLUMNS + column;
-        counted += load_shared(work.shared + Layout::kCounted + 4 * (tap * TILE_N + channel));
-      }
-    }
-    const int threshold = load_shared(work.shared + Layout::kThresholds + 4 * channel);
-    const float entry = table_entry<Out>(counted, threshold);
+    const float entry = table_entry<float32>(counted_of(work, i / TILE_N, i % TILE_N), 0);
     store_shared(work.shared + Layout::kTable + 4 * i, __float_as_uint(entry));
+  }
+}
+
+__device__ inline void write_bit_table(const Work& work) {
+  constexpr int kPairs = TILE_N / 2;
+  const int entries = Layout::classes(work.a) * kPairs;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
+    const int border = i / kPairs;
+    const int pair = i % kPairs;
+    int counted[2], threshold[2];
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      counted[k] = counted_of(work, border, 2 * pair + k);
+      threshold[k] = load_shared(work.shared + Layout::kThresholds + 4 * (2 * pair + k));
+    }
+    const u32 to = work.shared + Layout::kTable + border * BitTable::kClassBytes + 4 * pair;
+    store_shared(to, BitTable::entry(counted, threshold, 0));
+    store_shared(to + 4 * kPairs, BitTable::entry(counted, threshold, 1));
   }
 }
 
@@ -156,6 +176,10 @@ __device__ inline void prepare(const Work& work) {
   sync_consumers();
   count_taps(work);
   sync_consumers();
-  write_table<Out>(work);
+  if constexpr (Channel<Out>::kPacked) {
+    write_bit_table(work);
+  } else {
+    write_float_table(work);
+  }
   sync_consumers();
 }

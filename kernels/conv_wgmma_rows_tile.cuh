@@ -20,7 +20,10 @@
 struct WgmmaArguments : ConvArguments {
   i64 channel_tiles;
   i64 pixel_tiles;
-  i64 stages;  // patches in flight
+  i64 walkers;      // blocks with the same channels
+  i64 step_pixels;  // from a tile of a block to its next
+  i64 step_words;   // of packed output
+  i64 stages;       // patches in flight
   i64 stage_bytes;
   i64 row_bytes;     // of the image
   i64 pitch_bytes;   // from a row of a patch to the next
@@ -56,6 +59,16 @@ constexpr int kPixelBytes = 4 * WORDS;
 constexpr int kColumns = TILE_N + 16;
 constexpr int kFilterChunkBytes = kColumns * kChunkBytes;
 constexpr int kSetSum = TILE_N / 2;  // where a lane finds that sum; of its other row, 2 further
+
+// Whether there are registers, beside a tile's sums, for the next tile's fragments and for what
+// could be computed again. (Registers are given to four warps at a time. Floats take more, and
+// their time goes to memory.)
+constexpr int kRegisters = 65536 / ((kThreads + kWarpgroup - 1) / kWarpgroup * kWarpgroup);
+constexpr bool kRoomy = Channel<OUT>::kPacked && kColumns / 2 + 4 * kSteps + 44 <= kRegisters;
+
+__device__ inline void hold(u32& value) {
+  if constexpr (kRoomy) pin(value);
+}
 
 // The order of depth. Chunk 2k + i, word t is what lane t of the four that share a row holds in
 // register 2i (+ 1 for its other row) of step k: of two words or more a pixel, its two are
@@ -139,8 +152,8 @@ struct Work {
   Channels channels;
   Layout layout;
   int first_tile;
-  int walkers;  // blocks with the same channels
-  u32 shared;   // address of the dynamic shared memory
+  int walkers;
+  u32 shared;  // address of the dynamic shared memory
 
   static __device__ Work of(const WgmmaArguments& a, u32 shared) {
     const int channel_tiles = static_cast<int>(a.channel_tiles);
@@ -148,7 +161,7 @@ struct Work {
             Channels::at(a, static_cast<int>(blockIdx.x) % channel_tiles),
             Layout::of(a),
             static_cast<int>(blockIdx.x) / channel_tiles,
-            static_cast<int>(gridDim.x) / channel_tiles,
+            static_cast<int>(a.walkers),
             shared};
   }
 };

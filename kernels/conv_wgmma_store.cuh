@@ -54,14 +54,20 @@ __device__ inline int sum_of(const Sums& sums, int word, int half, int i) {
 
 // ---- packed output ----
 
-// Lane l of four neighbours holds byte l of four words, in `bytes`; afterwards it holds word l.
-__device__ inline u32 exchange_bytes(u32 bytes) {
-  const int lane = threadIdx.x % 4;
-  u32 other = __shfl_xor_sync(kAllLanes, bytes, 1);
-  bytes = __byte_perm(bytes, other, lane % 2 == 0 ? 0x6240 : 0x3715);
-  other = __shfl_xor_sync(kAllLanes, bytes, 2);
-  return __byte_perm(bytes, other, lane < 2 ? 0x5410 : 0x3276);
-}
+// Lane l of four neighbours holds byte l of four words, in one; afterwards it holds word l.
+struct ByteExchange {
+  u32 of_two;  // which bytes to take from the two lanes that differ in one bit of their number
+  u32 of_four;
+
+  static __device__ ByteExchange of(int lane) {
+    return {lane % 2 == 0 ? 0x6240u : 0x3715u, lane < 2 ? 0x5410u : 0x3276u};
+  }
+
+  __device__ u32 operator()(u32 bytes) const {
+    bytes = __byte_perm(bytes, __shfl_xor_sync(kAllLanes, bytes, 1), of_two);
+    return __byte_perm(bytes, __shfl_xor_sync(kAllLanes, bytes, 2), of_four);
+  }
+};
 
 // Signs of 8 channels of a row, below `bits`.
 __device__ inline u32 append_signs(u32 bits, const Sums& sums, const LaneValues& least,
@@ -91,6 +97,7 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
   // Bytes that are exchanged together: four words of a row, or both rows where they have fewer.
   constexpr bool kBothRows = kTileWords <= 2;
   constexpr int kWords = kBothRows ? kTileWords : 4;
+  const ByteExchange exchange = ByteExchange::of(lane);
   u32 bytes = 0;
 #pragma unroll
   for (int first = 0; first < kTileWords; first += kWords) {
@@ -109,12 +116,12 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
         }
       }
       if constexpr (!kBothRows) {
-        store_word(a, channels, shared, rows, half, first + lane, exchange_bytes(bytes));
+        store_word(a, channels, shared, rows, half, first + lane, exchange(bytes));
       }
     }
   }
   if constexpr (kBothRows) {
-    const u32 below = exchange_bytes(bytes);
+    const u32 below = exchange(bytes);
     if (lane < 2 * kTileWords) {
       store_word(a, channels, shared, rows, lane / kTileWords, lane % kTileWords, below);
     }

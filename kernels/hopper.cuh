@@ -99,8 +99,23 @@ __device__ inline void wait_products() {
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
 
+// The same where the assembler, which looks through `keep`, would compute it again: not through a
+// shuffle.
+__device__ inline void pin(u32& value) {
+  value = __shfl_sync(kAllLanes, value, static_cast<int>(threadIdx.x) % 32);
+}
+
 __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
+}
+
+__device__ inline uint4 load_chunk(u32 address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
 }
 
 __device__ inline float4 load_floats(u32 address) {
@@ -117,14 +132,6 @@ __device__ inline void fill_shared(u32 address, u32 word) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(word) : "memory");
 }
 
-// Two words, 8-byte aligned.
-__device__ inline void load_pair(u32& first, u32& second, u32 address) {
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
-               : "=r"(first), "=r"(second)
-               : "r"(address)
-               : "memory");
-}
-
 // Stays where it is called.
 __device__ inline int count_bits(u32 word) {
   int set;
@@ -137,6 +144,27 @@ __device__ inline float multiply_add(float a, float b, float c) {
   float result;
   asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
   return result;
+}
+
+// Two numbers in one, the second in the high half: their sums and differences do not meet as long
+// as each result fits 16 bits. Made before all else, so that these are one instruction.
+__device__ inline u32 pair_of(int first, int second) {
+  u32 pair;
+  asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(pair) : "r"(second), "r"(first));
+  return pair;
+}
+
+// The top bits of the halves of two words: where one is set, a byte of -1, elsewhere of 0.
+__device__ inline u32 spread_signs(u32 first, u32 second) {
+  u32 bytes;
+  asm("prmt.b32 %0, %1, %2, 0xFDB9;" : "=r"(bytes) : "r"(first), "r"(second));
+  return bytes;
+}
+
+// sum + the products of four bytes, signed by unsigned.
+__device__ inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
+  asm("dp4a.s32.u32 %0, %1, %2, %0;" : "+r"(sum) : "r"(signs), "r"(weights));
+  return sum;
 }
 
 // An 8x8 matrix of 2-byte values, two a lane along a row, transposed.

@@ -6,7 +6,7 @@ from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
 from binop._cuda.launches import CONV_SIZES, Device, Kernel, Launch, divide_up, in_order
 from binop._cuda.plan_mma import plan_mma, why_not_mma
 from binop._cuda.plan_wgmma import plan_wgmma, wgmma_cycles, why_not_wgmma
-from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows, wgmma_rows_cycles
+from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, wgmma_rows_cycles, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
 
 _POPCOUNT_THREADS = 128
@@ -20,8 +20,7 @@ def plan_conv(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launc
         return None
     wide = why_not_wgmma(geometry, call, device) is None
     if why_not_wgmma_rows(geometry, call, device) is None and (
-        not wide
-        or wgmma_rows_cycles(geometry, call, device) < wgmma_cycles(geometry, call, device)
+        not wide or wgmma_rows_cycles(geometry, call, device) < wgmma_cycles(geometry, call, device)
     ):
         return plan_wgmma_rows(geometry, call, device)
     if wide:

@@ -35,7 +35,9 @@ _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
 _WARP = 32
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
+_REGISTERS = 65536
 _MAX_CHANNELS = 192
+_MAX_CONSUMERS = 6
 _MAX_STAGES = 6
 _MIN_STAGES = 2
 _MAX_PIXELS = 2**30
@@ -47,11 +49,11 @@ _MAX_CLASSES = 2**12
 # code, and a product's cycles are those of conv_wgmma.
 _START_CYCLES = 6000
 _FILTER_BYTES_PER_CYCLE = 10
-_ISSUE_CYCLES = 100
-_ISSUE_CYCLES_PER_STEP = 4
-_ISSUE_CYCLES_PER_CHANNEL = {"bits": 1.65, "kWide": 3.0, "kSingle": 4.0, "kPixels": 4.0}
-_LATENCY_CYCLES = 400  # of a tile alone, besides its products and what is issued
-_PRODUCT_CYCLES = 60  # besides half a cycle a channel, where nothing else multiplies
+_ISSUE_CYCLES = 65
+_ISSUE_CYCLES_PER_STEP = 9
+_ISSUE_CYCLES_PER_CHANNEL = {"bits": 1.0, "kWide": 2.8, "kSingle": 4.0, "kPixels": 4.0}
+_LATENCY_CYCLES = 350  # of a tile alone, besides its products and what is issued
+_PRODUCT_CYCLES = 60  # besides half a cycle a column, where nothing else multiplies
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,20 @@ class RowsTile:
         return self.channels + _SET_COLUMNS
 
 
-def _most_consumers(channels: int, steps: int, stores: str) -> int:
+def _most_consumers(tile_channels: int, steps: int, stores: str) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
-    return 4
+    held = RowsTile(tile_channels, 1).columns // 2 + 4 * steps
+    if stores == "kPixels":
+        return 4 if held <= 60 and tile_channels <= 32 else 2
+    beside = 36 if stores == "bits" else 48
+    fitting = [n for n in range(1, _MAX_CONSUMERS + 1) if held + beside <= _registers(n)]
+    return max(fitting, default=0)
+
+
+def _registers(consumers: int) -> int:
+    """Of a thread. They are given to four warps at a time, so that the producer costs as much as a
+    warpgroup."""
+    return _REGISTERS // (_WARPGROUP * (consumers + 1)) // 8 * 8
 
 
 @dataclass(frozen=True)
@@ -173,9 +186,7 @@ def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile, device: Dev
 
 
 def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> RowsTile:
-    return min(
-        tiles(geometry, call, device), key=lambda tile: cycles(geometry, call, tile, device)
-    )
+    return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, call, tile, device))
 
 
 def wgmma_rows_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> float:
@@ -197,6 +208,9 @@ def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) ->
     sizes = conv_sizes(geometry, call) | {
         "channel_tiles": channel_tiles,
         "pixel_tiles": _pixel_tiles(geometry, tile),
+        "walkers": walkers,
+        "step_pixels": walkers * tile.pixels,
+        "step_words": walkers * tile.pixels * word_count(geometry.out_channels),
         "stages": stages,
         "stage_bytes": memory.stage,
         "row_bytes": layout.row,

@@ -50,9 +50,7 @@ def _waits(geometry: Conv2dGeometry, pitch: int) -> int:
     """Accesses that the fragments of one tile take: of the lanes that load together, as many as one
     bank has different words."""
     return sum(
-        max(
-            len({word for word in together if word % _BANKS == bank}) for bank in range(_BANKS)
-        )
+        max(len({word for word in together if word % _BANKS == bank}) for bank in range(_BANKS))
         for together in _loads(geometry, pitch // _WORD_BYTES)
     )
 
@@ -65,7 +63,7 @@ def _loads(geometry: Conv2dGeometry, pitch: int) -> Iterator[list[int]]:
     lane_words = min(words, 2)
     pixels = _BANKS // _ROW_LANES // lane_words
     for first in range(0, taps * words, _ROW_LANES * lane_words):
-        together = []
+        together: list[int] = []
         for lane in range(_ROW_LANES):
             tap, word = divmod(first + lane * lane_words, words)
             if tap >= taps:
