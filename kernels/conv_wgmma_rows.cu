@@ -12,18 +12,17 @@
 
 // Where this lane's words of a step's taps lie, from the first tap on, in bytes.
 struct LaneDepth {
-  // Of a step: its two words are neighbours, unless a pixel has one.
-  static constexpr int kOffsets = WORDS == 1 ? 2 : 1;
+  static constexpr int kLoads = WORDS == 1 ? 2 : 1;  // of a row, in a step
 
-  int offsets[kSteps * kOffsets];
+  int offsets[kSteps * kLoads];
 
   static __device__ LaneDepth of(const WgmmaArguments& a) {
     LaneDepth depth;
     const int tap_rows = static_cast<int>(a.dilation_rows * a.pitch_bytes);
     const int tap_columns = static_cast<int>(a.dilation_columns) * kPixelBytes;
 #pragma unroll
-    for (int i = 0; i < kSteps * kOffsets; ++i) {
-      const Depth at = Depth::at(i * (2 / kOffsets), threadIdx.x % 4);
+    for (int i = 0; i < kSteps * kLoads; ++i) {
+      const Depth at = Depth::at(i * (2 / kLoads), threadIdx.x % 4);
       // Without bits in the filters, any words will do.
       const int tap = at.tap < kTaps ? at.tap : 0;
       depth.offsets[i] =
@@ -32,21 +31,24 @@ struct LaneDepth {
     }
     return depth;
   }
-
-  __device__ u32 offset(int chunk) const {
-    return WORDS == 1 ? offsets[chunk % (kSteps * kOffsets)] : offsets[chunk / 2] + chunk % 2 * 4;
-  }
 };
 
 struct Fragments {
   u32 registers[kSteps][4];
 
-  // Word by word: pairs of words would come in pairs of registers, not where products want them.
+  // Pairs come in pairs of registers, not where products want them. To move them there is cheaper
+  // than to load words one by one: those of a warp fall into half of the banks.
   __device__ void load(const u32 (&rows)[2], const LaneDepth& depth) {
 #pragma unroll
-    for (int i = 0; i < 2 * kChunks; ++i) {
-      const int chunk = i / 2;
-      registers[chunk / 2][chunk % 2 * 2 + i % 2] = load_shared(rows[i % 2] + depth.offset(chunk));
+    for (int i = 0; i < 2 * kSteps; ++i) {
+      const int half = i % 2;
+      u32(&step)[4] = registers[i / 2];
+      if constexpr (WORDS == 1) {
+        step[half] = load_shared(rows[half] + depth.offsets[i / 2 * 2]);
+        step[2 + half] = load_shared(rows[half] + depth.offsets[i / 2 * 2 + 1]);
+      } else {
+        load_pair(step[half], step[2 + half], rows[half] + depth.offsets[i / 2]);
+      }
     }
   }
 

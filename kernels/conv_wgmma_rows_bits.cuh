@@ -12,8 +12,9 @@
 #include "conv_wgmma_store.cuh"
 
 struct BitTable {
-  static constexpr int kClassBytes = 4 * TILE_N;  // u32 [2][TILE_N / 2]
-  static constexpr int kLimit = 1 << 14;          // beyond all sums
+  // u32 [TILE_N / 2] for even sums and, in other banks, for odd ones.
+  static constexpr int kOddBytes = Layout::kClassBytes / 2;
+  static constexpr int kLimit = 1 << 14;  // beyond all sums
 
   static __device__ int limited(int value) {
     return value < -kLimit ? -kLimit : value > kLimit ? kLimit : value;
@@ -114,7 +115,7 @@ struct BitsEpilogue {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int set = sums.values[kSetSum + 2 * half];
-      entries[half] = table + border[half] * BitTable::kClassBytes + (set & 1) * (2 * TILE_N);
+      entries[half] = table + border[half] * Layout::kClassBytes + (set & 1) * BitTable::kOddBytes;
       // Both halves: (a multiplication would be distributed over all pairs).
       set_pair[half] = __byte_perm(set >> 1, 0, 0x1010);
     }

@@ -158,9 +158,9 @@ __device__ inline void write_bit_table(const Work& work) {
       counted[k] = counted_of(work, border, 2 * pair + k);
       threshold[k] = load_shared(work.shared + Layout::kThresholds + 4 * (2 * pair + k));
     }
-    const u32 to = work.shared + Layout::kTable + border * BitTable::kClassBytes + 4 * pair;
+    const u32 to = work.shared + Layout::kTable + border * Layout::kClassBytes + 4 * pair;
     store_shared(to, BitTable::entry(counted, threshold, 0));
-    store_shared(to + 4 * kPairs, BitTable::entry(counted, threshold, 1));
+    store_shared(to + BitTable::kOddBytes, BitTable::entry(counted, threshold, 1));
   }
 }
 

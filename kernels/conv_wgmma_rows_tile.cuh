@@ -122,7 +122,9 @@ struct Layout {
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
   static constexpr int kThresholds = kAddend + 4 * TILE_N;      // int [TILE_N]
   static constexpr int kCounted = kThresholds + 4 * TILE_N;     // int [kTaps][TILE_N]
-  static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;  // float [classes][TILE_N]
+  static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;  // [classes], per channel
+  static constexpr int kClassBytes =
+      4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 
   int spots;  // u32 [plane]
   int filters;
@@ -130,7 +132,7 @@ struct Layout {
 
   static __device__ Layout of(const WgmmaArguments& a) {
     Layout layout;
-    layout.spots = kTable + 4 * TILE_N * classes(a);
+    layout.spots = kTable + kClassBytes * classes(a);
     const int plane = static_cast<int>(a.out_height) * static_cast<int>(a.out_width);
     layout.filters = (layout.spots + 4 * plane + 127) / 128 * 128;
     layout.patches = layout.filters + kChunks * kFilterChunkBytes;

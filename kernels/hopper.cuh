@@ -109,6 +109,14 @@ __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
 }
 
+// Two words, 8-byte aligned.
+__device__ inline void load_pair(u32& first, u32& second, u32 address) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(first), "=r"(second)
+               : "r"(address)
+               : "memory");
+}
+
 __device__ inline uint4 load_chunk(u32 address) {
   uint4 value;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -103,12 +103,14 @@ class RowsMemory:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
     @classmethod
-    def of(cls, geometry: Conv2dGeometry, tile: RowsTile, classes: int) -> RowsMemory:
+    def of(cls, geometry: Conv2dGeometry, tile: RowsTile, classes: int, bits: bool) -> RowsMemory:
         rows, columns = axes(geometry)
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
         barriers = 8 * 2 * 8 + 4 * 8
         taps = math.prod(geometry.kernel)
-        tables = barriers + 4 * tile.channels * (3 + taps + classes) + 4 * rows.out * columns.out
+        table = 4 * tile.channels + (128 if bits and tile.channels % 64 == 0 else 0)
+        spots = 4 * rows.out * columns.out
+        tables = barriers + 4 * tile.channels * (3 + taps) + table * classes + spots
         filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES
         return cls(divide_up(tables, 128) * 128 + filters, divide_up(patch, 128) * 128)
 
@@ -123,7 +125,7 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
         stores = stores_of(geometry, call)
         for consumers in range(1, _most_consumers(channels, steps_of(geometry), stores) + 1):
             tile = RowsTile(channels, consumers)
-            memory = RowsMemory.of(geometry, tile, border_classes(cuts))
+            memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out == "bits")
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
@@ -200,7 +202,7 @@ def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) ->
     cuts = border_cuts(geometry, call.pad_value)
     assert cuts is not None
     layout = RowLayout.of(geometry)
-    memory = RowsMemory.of(geometry, tile, border_classes(cuts))
+    memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out == "bits")
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
     rounds = divide_up(_pixel_tiles(geometry, tile), walkers)

@@ -128,6 +128,12 @@ inline void store_shared(u32 address, u32 value) {
   memcpy(emulated::shared_memory + address, &value, 4);
 }
 
+inline void load_pair(u32& first, u32& second, u32 address) {
+  emulated::check_shared(address, 8);
+  memcpy(&first, emulated::shared_memory + address, 4);
+  memcpy(&second, emulated::shared_memory + address + 4, 4);
+}
+
 inline uint4 load_chunk(u32 address) {
   emulated::check_shared(address, 16);
   return *reinterpret_cast<const uint4*>(emulated::shared_memory + address);
