@@ -11,25 +11,9 @@
 //
 // The first term comes from a table of border classes; popc(a) is counted while products run.
 #include "conv_wgmma_patch.cuh"
+#include "conv_wgmma_ring.cuh"
 #include "conv_wgmma_store.cuh"
 #include "conv_wgmma_weights.cuh"
-
-// A place in the ring of patches, and in its barriers' phases.
-struct Stage {
-  int index = 0;
-  u32 phase = 0;
-
-  __device__ void advance(const WgmmaArguments& a) {
-    if (++index == static_cast<int>(a.stages)) {
-      index = 0;
-      phase ^= 1;
-    }
-  }
-
-  __device__ u32 patch(const WgmmaArguments& a, u32 patches) const {
-    return patches + index * static_cast<int>(a.stage_bytes);
-  }
-};
 
 // What every role knows of its block.
 struct Work {
@@ -196,7 +180,7 @@ __device__ void consume(const Work& work, int consumer) {
 
   load_filters(a, work.channels, work.first_tile, work.shared + work.layout.filters);
   commit_copies();
-  write_constants<OUT>(a, work.channels, work.shared);
+  write_all_constants<OUT>(a, work.channels, work.shared);
   wait_copies<0>();
   publish_to_products();
   sync_consumers();
@@ -267,7 +251,7 @@ __device__ void consume(const Work& work, int consumer) {
 __device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
   const u32 end = patches + static_cast<u32>(a.stages * a.stage_bytes);
   for (u32 to = patches + threadIdx.x * kChunkBytes; to < end; to += kThreads * kChunkBytes) {
-    clear_shared(to);
+    fill_shared(to, 0);
   }
 }
 
@@ -277,8 +261,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const int block = static_cast<int>(blockIdx.x);
   const int walkers = static_cast<int>(a.walkers);
   const int channel_tile = divide_small(block, a.walkers_inverse);
+  const int group_tiles = static_cast<int>(a.group_channel_tiles);
+  const int group = divide_small(channel_tile, a.group_channel_tiles_inverse);
   const Work work = {a,
-                     Channels::at(a, channel_tile),
+                     Channels::at(group, channel_tile - group * group_tiles, a.out_per_group),
                      Layout::of(a),
                      block - channel_tile * walkers,
                      walkers,

@@ -2,6 +2,7 @@
 // tile that reads them.
 #pragma once
 
+#include "conv_wgmma_border.cuh"
 #include "conv_wgmma_tile.cuh"
 
 // The first position of a tile, carried from tile to tile.
@@ -56,26 +57,6 @@ struct TileRow {
   __device__ bool in_output(const WgmmaArguments& a) const {
     return !LINEAR ||
            (row < static_cast<int>(a.out_height) && column < static_cast<int>(a.out_width));
-  }
-};
-
-// What an axis of the border classes needs: 0 where all taps are inside, then 1 to cut_first taps
-// cut off at the start, then at the end. (The plan takes no shape where both ends are cut.)
-struct BorderAxis {
-  int step;  // of the image, from one output to the next
-  int padding;
-  int tap;
-  i64 tap_inverse;
-  int over;  // what the last tap of the first output is past the image's end, without padding
-  int cut_first;
-
-  __device__ int class_of(int output) const {
-    const int start = output * step - padding;
-    const int before = start < 0 ? -start + tap - 1 : 0;
-    const int past = start + over;
-    const int after = past > 0 ? past + tap - 1 : 0;
-    return after > 0 ? cut_first + divide_small(after, tap_inverse)
-                     : divide_small(before, tap_inverse);
   }
 };
 

@@ -3,14 +3,17 @@
 // Integers become floats for nothing: the bits of a small integer are a subnormal float, that
 // integer times 2**-149, and one fused multiply-add scales it and adds the channel's constant,
 // exactly. Floating-point adds run at twice the rate of integer ones.
+//
+// Stands after the tile header of its kernel, which defines WgmmaArguments, Layout,
+// kColumns and kSpareRegisters.
 #pragma once
 
-#include "conv_wgmma_tile.cuh"
+#include "conv_wgmma_channels.cuh"
 
 constexpr int kTileWords = TILE_N / kWordBits;
 constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of every 32
 
-using Sums = ProductSums<TILE_N>;
+using Sums = ProductSums<kColumns>;
 
 // The two rows of this lane (8 apart).
 struct LaneRows {
@@ -53,14 +56,20 @@ __device__ inline int sum_of(const Sums& sums, int word, int half, int i) {
 
 // ---- packed output ----
 
-// Lane l of four neighbours holds byte l of four words, in `bytes`; afterwards it holds word l.
-__device__ inline u32 exchange_bytes(u32 bytes) {
-  const int lane = threadIdx.x % 4;
-  u32 other = __shfl_xor_sync(kAllLanes, bytes, 1);
-  bytes = __byte_perm(bytes, other, lane % 2 == 0 ? 0x6240 : 0x3715);
-  other = __shfl_xor_sync(kAllLanes, bytes, 2);
-  return __byte_perm(bytes, other, lane < 2 ? 0x5410 : 0x3276);
-}
+// Lane l of four neighbours holds byte l of four words, in one; afterwards it holds word l.
+struct ByteExchange {
+  u32 of_two;  // which bytes to take from the two lanes that differ in one bit of their number
+  u32 of_four;
+
+  static __device__ ByteExchange of(int lane) {
+    return {lane % 2 == 0 ? 0x6240u : 0x3715u, lane < 2 ? 0x5410u : 0x3276u};
+  }
+
+  __device__ u32 operator()(u32 bytes) const {
+    bytes = __byte_perm(bytes, __shfl_xor_sync(kAllLanes, bytes, 1), of_two);
+    return __byte_perm(bytes, __shfl_xor_sync(kAllLanes, bytes, 2), of_four);
+  }
+};
 
 // Signs of 8 channels of both rows, below `bits`. Two chains of dependent shifts side by side: one
 // would wait for itself.
@@ -99,6 +108,7 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
   // Bytes that are exchanged together: four words of a row, or both rows where they have fewer.
   constexpr bool kBothRows = kTileWords <= 2;
   constexpr int kWords = kBothRows ? kTileWords : 4;
+  const ByteExchange exchange = ByteExchange::of(lane);
   const u32 tables = shared + Layout::kTable + 4 * lane * kLaneChannels;
   float negative_set[2];
   u32 row_tables[2];
@@ -130,13 +140,13 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
     if (!kBothRows && turn % kWords == kWords - 1) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        store_word(a, channels, shared, rows, half, word + lane, exchange_bytes(bytes[half]));
+        store_word(a, channels, shared, rows, half, word + lane, exchange(bytes[half]));
         bytes[half] = 0;
       }
     }
   }
   if constexpr (kBothRows) {
-    const u32 below = exchange_bytes(bytes[0] | bytes[1] << 8 * kTileWords);
+    const u32 below = exchange(bytes[0] | bytes[1] << 8 * (kTileWords % 4));
     if (lane < 2 * kTileWords) {
       store_word(a, channels, shared, rows, lane / kTileWords, lane % kTileWords, below);
     }
@@ -239,10 +249,7 @@ struct LanePixels {
   }
 };
 
-// Registers of a consumer beside its sums and what products may still be reading. With few, the
-// compiler loads constants where it can.
-constexpr int kSpareRegisters =
-    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - TILE_N / 2 - (LINEAR ? 0 : 4 * kSteps);
+// With few registers to spare the compiler loads constants where it can.
 constexpr bool kLoadAhead = kSpareRegisters >= 80;
 
 template <class Out>

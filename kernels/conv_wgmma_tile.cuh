@@ -23,8 +23,7 @@
 // stand two words a row of the tile (RowWords).
 #pragma once
 
-#include "epilogue.cuh"
-#include "multiply_wide.cuh"
+#include "conv_wgmma_channels.cuh"
 
 struct WgmmaArguments : ConvArguments {
   i64 walkers;  // blocks with the same channels
@@ -66,15 +65,9 @@ struct WgmmaArguments : ConvArguments {
   i64 column_classes_inverse;
 };
 
-// 8 channels of a pixel at once, channel by channel, or pixels innermost (contiguous output).
-enum Stores { kWide, kSingle, kPixels };
-
-constexpr int kProductM = 64;
 constexpr int kTileM = kProductM * CONSUMERS;
-constexpr int kWarpgroup = 128;
+constexpr int kColumns = TILE_N;  // of a product
 constexpr int kThreads = kWarpgroup * (1 + CONSUMERS);
-constexpr int kChunkBytes = 16;  // 128 bits of depth: half a step
-constexpr int kChunkWords = 4;
 constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
 constexpr int kRowPieces = (KERNEL_COLUMNS + WORD_TAPS - 1) / WORD_TAPS;  // WORD_TAPS > 1
 constexpr int kUsedChunks = WORD_TAPS > 1 ? KERNEL_ROWS * kRowPieces : kTaps * PLANES;
@@ -82,7 +75,6 @@ constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
 constexpr int kSlabChunks = 2 * kSteps;
 constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
 constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
-constexpr int kMaxStages = 8;
 
 // Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
 // launched with; more would be waited for forever.
@@ -90,13 +82,9 @@ constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
 constexpr int kProducerRegisters = CONSUMERS == 2 ? 72 : CONSUMERS == 3 ? 80 : 64;
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
-
-// value / divisor for small numbers; the plan keeps their product below 2**32. `inverse` is
-// floor(2**32 / divisor) + 1, or 0 for the divisor 1.
-__device__ inline int divide_small(int value, i64 inverse) {
-  const u32 factor = static_cast<u32>(inverse);
-  return factor == 0 ? value : static_cast<int>(__umulhi(static_cast<u32>(value), factor));
-}
+// Of a consumer, beside its sums and the fragments that products may still be reading.
+constexpr int kSpareRegisters =
+    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - kColumns / 2 - (LINEAR ? 0 : 4 * kSteps);
 
 // Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
 // filters, patches (STAGES of them).
@@ -172,28 +160,3 @@ struct RowWords {
   __device__ static u32 entry_of(u32 place) { return place & 0xFFFFu; }
   __device__ static u32 border_of(u32 place) { return place >> 16; }
 };
-
-// What is fixed for a block: its group and its output channels.
-struct Channels {
-  int group;
-  int first;
-  int count;  // of the tile, at most TILE_N
-
-  static __device__ Channels at(const WgmmaArguments& a, int index) {
-    const int out_per_group = static_cast<int>(a.out_per_group);
-    const int group = divide_small(index, a.group_channel_tiles_inverse);
-    const int skipped = (index - group * static_cast<int>(a.group_channel_tiles)) * TILE_N;
-    const int left = out_per_group - skipped;
-    return {group, group * out_per_group + skipped, left < TILE_N ? left : TILE_N};
-  }
-};
-
-// The product's column of a channel: chosen so that lane l of a row holds, of every 32 channels,
-// the 8 from 8 * (l % 4) on.
-__device__ inline int column_of(int channel) {
-  return channel / 32 * 32 + channel % 8 / 2 * 8 + channel % 32 / 8 * 2 + channel % 2;
-}
-
-__device__ inline int channel_of(int column) {
-  return column / 32 * 32 + column % 8 / 2 * 8 + column % 32 / 8 * 2 + column % 2;
-}

@@ -1,7 +1,10 @@
 // The filters of a block of conv_wgmma in shared memory, and what its epilogue needs of them.
 #pragma once
 
+#include "conv_wgmma_border.cuh"
 #include "conv_wgmma_tile.cuh"
+// (After the tile.)
+#include "conv_wgmma_constants.cuh"
 
 // Where a chunk of depth stands in a filter: stepped through without divisions.
 struct ChunkSource {
@@ -118,7 +121,7 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
   for (int i = warp; i < kBlocks * slabs; i += kWarps) {
     const int slab = i / kBlocks;
     const int column = (i + rotation) % kBlocks * 8 + lane % 8;
-    const int channel = channel_of(column);
+    const int channel = column_of(column);  // its own inverse
     const bool exists = channel < channels.count;
     const u32* filter = a.weight + static_cast<i64>(channels.first + channel) *
                                        (kTaps * static_cast<int>(a.group_words));
@@ -173,59 +176,32 @@ __device__ inline void count_taps(const WgmmaArguments& a, const u8* filters, in
 // The sum of a channel over the taps that a pair of border classes leaves (BorderAxis::class_of).
 __device__ inline int sum_of_class(const WgmmaArguments& a, const int* counted, int row_class,
                                    int column_class) {
-  const int rows_first = static_cast<int>(a.cut_first_rows);
-  const int columns_first = static_cast<int>(a.cut_first_columns);
-  const int top = row_class <= rows_first ? row_class : 0;
-  const int bottom = KERNEL_ROWS - (row_class > rows_first ? row_class - rows_first : 0);
-  const int left = column_class <= columns_first ? column_class : 0;
-  const int right =
-      KERNEL_COLUMNS - (column_class > columns_first ? column_class - columns_first : 0);
+  const TapRange rows =
+      TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
+  const TapRange columns =
+      TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
   int sum = 0;
 #pragma unroll 1
-  for (int row = top; row < bottom; ++row) {
+  for (int row = rows.first; row < rows.end; ++row) {
 #pragma unroll
     for (int column = 0; column < KERNEL_COLUMNS; ++column) {
       const int value = counted[(row * KERNEL_COLUMNS + column) * TILE_N];
-      sum += column >= left && column < right ? value : 0;
+      sum += column >= columns.first && column < columns.end ? value : 0;
     }
   }
   return sum;
 }
 
-// What is left to do with a sum of popc(a & b) is one fused multiply-add with the table's entry,
-// exact because all numbers are small integers times a power of two (conv_wgmma_store.cuh).
-template <class Out>
-__device__ inline float table_entry(int counted, int threshold) {
-  if constexpr (Channel<Out>::kPacked) {
-    // dot >= t  <=>  2 popc(a & b) - popc(a) >= ceil((t - counted) / 2)
-    return static_cast<float>(-((threshold - counted + 1) >> 1)) * 0x1p-23f;
-  } else {
-    return static_cast<float>(counted) * 0x1p-24f;
-  }
-}
-
 // The constants of the channels.
 template <class Out>
-__device__ inline void write_constants(const WgmmaArguments& a, const Channels& channels,
-                                       u32 shared) {
+__device__ inline void write_all_constants(const WgmmaArguments& a, const Channels& channels,
+                                           u32 shared) {
 #pragma unroll 1
   for (int channel = static_cast<int>(threadIdx.x) - kWarpgroup; channel < TILE_N;
        channel += kConsumerThreads) {
-    const bool exists = channel < channels.count;
-    Channel<Out> loaded = {};
-    if (exists) loaded = Channel<Out>::load(a, channels.first + channel);
+    const int threshold = write_constants<Out>(a, channels, channel, shared);
     if constexpr (Channel<Out>::kPacked) {
-      const u32 existing = __ballot_sync(kAllLanes, exists);
-      // The products' signs say "below"; without a flip that is a clear bit.
-      const u32 toggle = __ballot_sync(kAllLanes, loaded.at_least);
-      if (threadIdx.x % 32 == 0) {
-        store_shared(shared + Layout::kToggle + channel / kWordBits * 4, toggle);
-        store_shared(shared + Layout::kExists + channel / kWordBits * 4, existing);
-      }
-      store_shared(shared + Layout::kThreshold + 4 * channel, static_cast<u32>(loaded.threshold));
-    } else {
-      store_shared(shared + Layout::kAlpha + 4 * channel, __float_as_uint(loaded.alpha));
-      store_shared(shared + Layout::kAddend + 4 * channel, __float_as_uint(loaded.addend));
+      store_shared(shared + Layout::kThreshold + 4 * channel, static_cast<u32>(threshold));
     }
   }
 }

@@ -21,6 +21,24 @@ __device__ inline void arrive_after_copies(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" : : "r"(barrier) : "memory");
 }
 
+// The barrier's phase shall not end before so many bytes more have come by copy_row.
+__device__ inline void expect_bytes(u32 barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;"
+               :
+               : "r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+// Copies whole 16-byte pieces from global to shared memory, both aligned to 16 bytes, past this
+// thread; the barrier hears of it.
+__device__ inline void copy_row(u32 target, const void* source, int bytes, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      :
+      : "r"(target), "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // Waits for the phase of this parity to end; on a fresh barrier, parity 1 has ended already.
 __device__ inline void wait_barrier(u32 barrier, u32 parity) {
   u32 done;
@@ -64,6 +82,9 @@ __device__ inline void publish_to_products() {
   asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
 }
 
+// What this thread wrote to shared memory stands before what copy_row writes there later.
+__device__ inline void order_before_copies() { publish_to_products(); }
+
 // Registers written before are read by the products after.
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
@@ -80,8 +101,22 @@ __device__ inline void wait_products() {
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
 
+// The same where the assembler, which looks through `keep`, would compute it again: not through a
+// shuffle.
+__device__ inline void pin(u32& value) {
+  value = __shfl_sync(kAllLanes, value, static_cast<int>(threadIdx.x) % 32);
+}
+
 __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
+}
+
+// Two words, 8-byte aligned.
+__device__ inline void load_pair(u32& first, u32& second, u32 address) {
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(first), "=r"(second)
+               : "r"(address)
+               : "memory");
 }
 
 __device__ inline uint4 load_chunk(u32 address) {
@@ -110,8 +145,8 @@ __device__ inline void store_chunk(u32 address, uint4 value) {
 }
 
 // 16 bytes.
-__device__ inline void clear_shared(u32 address) {
-  asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(0) : "memory");
+__device__ inline void fill_shared(u32 address, u32 word) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(word) : "memory");
 }
 
 // Stays where it is called.
@@ -126,6 +161,27 @@ __device__ inline float multiply_add(float a, float b, float c) {
   float result;
   asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
   return result;
+}
+
+// Two numbers in one, the second in the high half: their sums and differences do not meet as long
+// as each result fits 16 bits. Made before all else, so that these are one instruction.
+__device__ inline u32 pair_of(int first, int second) {
+  u32 pair;
+  asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(pair) : "r"(second), "r"(first));
+  return pair;
+}
+
+// The top bits of the halves of two words: where one is set, a byte of -1, elsewhere of 0.
+__device__ inline u32 spread_signs(u32 first, u32 second) {
+  u32 bytes;
+  asm("prmt.b32 %0, %1, %2, 0xFDB9;" : "=r"(bytes) : "r"(first), "r"(second));
+  return bytes;
+}
+
+// sum + the products of four bytes, signed by unsigned.
+__device__ inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
+  asm("dp4a.s32.u32 %0, %1, %2, %0;" : "+r"(sum) : "r"(signs), "r"(weights));
+  return sum;
 }
 
 // An 8x8 matrix of 2-byte values, two a lane along a row, transposed.

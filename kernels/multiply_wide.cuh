@@ -39,30 +39,51 @@ struct ProductSums {
 #define SUMS_16                    \
   "%0, %1, %2, %3, %4, %5, %6, %7" \
   ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define SUMS_24 \
+  SUMS_16       \
+  ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define SUMS_32                              \
   SUMS_16                                    \
   ", %16, %17, %18, %19, %20, %21, %22, %23" \
   ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define SUMS_40 \
+  SUMS_32       \
+  ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define SUMS_48                              \
   SUMS_32                                    \
   ", %32, %33, %34, %35, %36, %37, %38, %39" \
   ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define SUMS_56 \
+  SUMS_48       \
+  ", %48, %49, %50, %51, %52, %53, %54, %55"
 #define SUMS_64                              \
   SUMS_48                                    \
   ", %48, %49, %50, %51, %52, %53, %54, %55" \
   ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define SUMS_72 \
+  SUMS_64       \
+  ", %64, %65, %66, %67, %68, %69, %70, %71"
 #define SUMS_80                              \
   SUMS_64                                    \
   ", %64, %65, %66, %67, %68, %69, %70, %71" \
   ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define SUMS_88 \
+  SUMS_80       \
+  ", %80, %81, %82, %83, %84, %85, %86, %87"
 #define SUMS_96                              \
   SUMS_80                                    \
   ", %80, %81, %82, %83, %84, %85, %86, %87" \
   ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define SUMS_104 \
+  SUMS_96        \
+  ", %96, %97, %98, %99, %100, %101, %102, %103"
 #define SUMS_112                                 \
   SUMS_96                                        \
   ", %96, %97, %98, %99, %100, %101, %102, %103" \
   ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define SUMS_120 \
+  SUMS_112       \
+  ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define SUMS_128                                     \
   SUMS_112                                           \
   ", %112, %113, %114, %115, %116, %117, %118, %119" \
@@ -72,12 +93,19 @@ struct ProductSums {
   "+r"(s[i]), "+r"(s[i + 1]), "+r"(s[i + 2]), "+r"(s[i + 3]), "+r"(s[i + 4]), "+r"(s[i + 5]), \
       "+r"(s[i + 6]), "+r"(s[i + 7])
 #define BOUND_16(s) BOUND_8(s, 0), BOUND_8(s, 8)
+#define BOUND_24(s) BOUND_16(s), BOUND_8(s, 16)
 #define BOUND_32(s) BOUND_16(s), BOUND_8(s, 16), BOUND_8(s, 24)
+#define BOUND_40(s) BOUND_32(s), BOUND_8(s, 32)
 #define BOUND_48(s) BOUND_32(s), BOUND_8(s, 32), BOUND_8(s, 40)
+#define BOUND_56(s) BOUND_48(s), BOUND_8(s, 48)
 #define BOUND_64(s) BOUND_48(s), BOUND_8(s, 48), BOUND_8(s, 56)
+#define BOUND_72(s) BOUND_64(s), BOUND_8(s, 64)
 #define BOUND_80(s) BOUND_64(s), BOUND_8(s, 64), BOUND_8(s, 72)
+#define BOUND_88(s) BOUND_80(s), BOUND_8(s, 80)
 #define BOUND_96(s) BOUND_80(s), BOUND_8(s, 80), BOUND_8(s, 88)
+#define BOUND_104(s) BOUND_96(s), BOUND_8(s, 96)
 #define BOUND_112(s) BOUND_96(s), BOUND_8(s, 96), BOUND_8(s, 104)
+#define BOUND_120(s) BOUND_112(s), BOUND_8(s, 112)
 #define BOUND_128(s) BOUND_112(s), BOUND_8(s, 112), BOUND_8(s, 120)
 
 // The text of a product; FIRST to SEVENTH are the numbers of the operands after the sums.
@@ -106,30 +134,51 @@ struct ProductSums {
   }
 
 DEFINE_PRODUCTS(32, 16, "16", "17", "18", "19", "20", "21", "22")
+DEFINE_PRODUCTS(48, 24, "24", "25", "26", "27", "28", "29", "30")
 DEFINE_PRODUCTS(64, 32, "32", "33", "34", "35", "36", "37", "38")
+DEFINE_PRODUCTS(80, 40, "40", "41", "42", "43", "44", "45", "46")
 DEFINE_PRODUCTS(96, 48, "48", "49", "50", "51", "52", "53", "54")
+DEFINE_PRODUCTS(112, 56, "56", "57", "58", "59", "60", "61", "62")
 DEFINE_PRODUCTS(128, 64, "64", "65", "66", "67", "68", "69", "70")
+DEFINE_PRODUCTS(144, 72, "72", "73", "74", "75", "76", "77", "78")
 DEFINE_PRODUCTS(160, 80, "80", "81", "82", "83", "84", "85", "86")
+DEFINE_PRODUCTS(176, 88, "88", "89", "90", "91", "92", "93", "94")
 DEFINE_PRODUCTS(192, 96, "96", "97", "98", "99", "100", "101", "102")
+DEFINE_PRODUCTS(208, 104, "104", "105", "106", "107", "108", "109", "110")
 DEFINE_PRODUCTS(224, 112, "112", "113", "114", "115", "116", "117", "118")
+DEFINE_PRODUCTS(240, 120, "120", "121", "122", "123", "124", "125", "126")
 DEFINE_PRODUCTS(256, 128, "128", "129", "130", "131", "132", "133", "134")
 
 #undef SUMS_16
+#undef SUMS_24
 #undef SUMS_32
+#undef SUMS_40
 #undef SUMS_48
+#undef SUMS_56
 #undef SUMS_64
+#undef SUMS_72
 #undef SUMS_80
+#undef SUMS_88
 #undef SUMS_96
+#undef SUMS_104
 #undef SUMS_112
+#undef SUMS_120
 #undef SUMS_128
 #undef BOUND_8
 #undef BOUND_16
+#undef BOUND_24
 #undef BOUND_32
+#undef BOUND_40
 #undef BOUND_48
+#undef BOUND_56
 #undef BOUND_64
+#undef BOUND_72
 #undef BOUND_80
+#undef BOUND_88
 #undef BOUND_96
+#undef BOUND_104
 #undef BOUND_112
+#undef BOUND_120
 #undef BOUND_128
 #undef PRODUCT
 #undef DEFINE_PRODUCTS

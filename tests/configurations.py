@@ -9,9 +9,10 @@ import pytest
 import torch
 from cases import Case
 
-from binop._cuda import mma_tile, plan_conv, plan_fused, plan_mma, plan_wgmma
+from binop._cuda import mma_tile, plan_conv, plan_fused, plan_mma, plan_wgmma, plan_wgmma_rows
 from binop._cuda.mma_candidate import Candidate
 from binop._cuda.plan_wgmma import WgmmaTile
+from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.packing import word_count
 
 TILES = {
@@ -29,6 +30,12 @@ WGMMA_TILES = {
 } | {
     f"linear-{channels}x{consumers}": WgmmaTile(channels, consumers, linear=True)
     for channels, consumers in ((64, 3), (256, 2))
+}
+
+# Of conv_wgmma_rows.
+ROWS_TILES = {
+    f"{channels}x{consumers}": RowsTile(channels, consumers)
+    for channels, consumers in ((32, 1), (64, 4), (96, 2), (128, 3))
 }
 
 TILED = [
@@ -51,6 +58,28 @@ TILED = [
     Case("groups", 256, 128, h=9, w=9, n=2, groups=2),
     Case("groups-part-tile", 192, 144, h=6, w=7, n=2, groups=3),
     Case("groups-odd-out", 64, 18, h=6, w=7, n=2, groups=2),  # 9 a group: no aligned stores
+]
+
+# For conv_wgmma_rows: images whose rows are whole 16-byte pieces.
+ROWS = [
+    Case("rows-1-word", 32, 70, h=9, w=12, n=3),
+    Case("rows-2-words", 64, 64, h=13, w=14, n=3),
+    Case("rows-4-words", 128, 136, h=11, w=13, n=2),
+    Case("rows-8-words", 256, 33, h=7, w=7, n=4),
+    Case("rows-tail-1", 20, 40, h=9, w=8, n=2),
+    Case("rows-tail-2", 50, 64, h=20, w=18, n=2, padding=(0, 1)),
+    Case("rows-tail-4", 100, 40, h=9, w=9, n=2, padding=(1, 0)),
+    Case("rows-tail-8", 250, 16, h=6, w=5, n=3),
+    Case("rows-1x1", 256, 96, h=10, w=10, n=2, kernel=(1, 1), padding=(0, 0)),
+    Case("rows-1x1-stride2", 128, 9, h=11, w=11, n=2, kernel=(1, 1), stride=(2, 2), padding=(0, 0)),
+    Case("rows-1x1-padded", 64, 8, h=4, w=4, n=2, kernel=(1, 1), padding=(2, 1)),
+    Case("rows-strided", 64, 64, h=13, w=14, n=2, stride=(2, 2)),
+    Case("rows-strided-3x2", 33, 17, h=13, w=12, n=2, stride=(3, 2), padding=(2, 0)),
+    Case("rows-dilated", 128, 16, h=12, w=14, n=2, padding=(4, 3), dilation=(4, 3)),
+    Case("rows-5x5", 64, 16, h=10, w=16, n=2, kernel=(5, 5), padding=(2, 2)),
+    Case("rows-1x3", 64, 24, h=9, w=20, kernel=(1, 3), padding=(0, 1)),
+    Case("rows-many-images", 64, 32, h=3, w=4, n=40),  # a patch of more than 32 rows
+    Case("rows-large", 64, 64, h=30, w=58, n=2),  # several tiles a block
 ]
 
 
@@ -103,11 +132,31 @@ def force_wgmma_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         )
 
     monkeypatch.setattr(plan_wgmma, "_choose_tile", choose)
+    monkeypatch.setattr(plan_conv, "why_not_wgmma_rows", lambda *_: "forced")
+    never_fuse(monkeypatch)
+
+
+def force_rows_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The same for conv_wgmma_rows and ROWS_TILES, where it takes a shape."""
+    wanted = ROWS_TILES[name]
+
+    def choose(*arguments: Any) -> RowsTile:
+        return min(
+            plan_wgmma_rows.tiles(*arguments),
+            key=lambda tile: (
+                abs(tile.channels - wanted.channels),
+                abs(tile.consumers - wanted.consumers),
+            ),
+        )
+
+    monkeypatch.setattr(plan_wgmma_rows, "_choose_tile", choose)
+    monkeypatch.setattr(plan_conv, "wgmma_rows_cycles", lambda *_: 0)
     never_fuse(monkeypatch)
 
 
 def never_wgmma(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_conv, "why_not_wgmma", lambda *_: "forced")
+    for why_not in ("why_not_wgmma", "why_not_wgmma_rows"):
+        monkeypatch.setattr(plan_conv, why_not, lambda *_: "forced")
 
 
 def never_fuse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,15 @@ WGMMA_SIZES = (
     "skip_raster_rows", "skip_raster_columns", "cut_first_rows", "cut_last_rows",
     "cut_first_columns", "cut_last_columns", "column_classes_inverse",
 )  # fmt: skip
-# What conv_mma takes after these.
+# What conv_wgmma_rows takes after CONV_SIZES.
+WGMMA_ROWS_SIZES = (
+    "channel_tiles", "pixel_tiles", "walkers", "step_pixels", "step_words", "stages", "stage_bytes",
+    "row_bytes", "pitch_bytes", "first_bytes", "inside_bytes", "image_rows", "by_image_rows",
+    "by_out_width", "by_out_height", "by_plane", "step_rows", "skip_rows", "reach_rows",
+    "reach_columns", "tap_rows_inverse", "tap_columns_inverse", "cut_first_rows", "cut_last_rows",
+    "cut_first_columns", "cut_last_columns",
+)  # fmt: skip
+# What conv_mma takes after CONV_SIZES.
 MMA_SIZES = (
     "pixels", "channel_tiles", "pixel_tiles", "walkers", "copy_words", "pixel_words",
     "filter_words", "patch_per_tap", "segments", "segment_entries", "tap_entries", "segment_step",

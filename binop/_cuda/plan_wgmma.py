@@ -89,7 +89,7 @@ def _most_consumers(channels: int, steps: int, stores: str, linear: bool) -> int
     return 3 if channels <= 96 or steps <= 5 else 2
 
 
-def _stores(geometry: Conv2dGeometry, call: ConvCall) -> str:
+def stores_of(geometry: Conv2dGeometry, call: ConvCall) -> str:
     """How conv_wgmma_store.cuh writes the output."""
     if call.out == "bits":
         return "bits"
@@ -122,7 +122,7 @@ class Memory:
         return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
 
 
-def _border(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
+def border_cuts(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
     """Taps cut off at the first and last rows and columns; None where the kernel has no class."""
     if pad_value != 0:
         return 0, 0, 0, 0
@@ -130,7 +130,7 @@ def _border(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, in
     return None if rows is None or columns is None else (*rows, *columns)
 
 
-def _classes(border: tuple[int, int, int, int]) -> int:
+def border_classes(border: tuple[int, int, int, int]) -> int:
     return (1 + border[0] + border[1]) * (1 + border[2] + border[3])
 
 
@@ -142,26 +142,26 @@ def _can_be_linear(geometry: Conv2dGeometry, call: ConvCall) -> bool:
     return (
         rows.step == columns.step == 1
         and Depth.of(geometry).word_taps == 1
-        and _stores(geometry, call) != "kPixels"
+        and stores_of(geometry, call) != "kPixels"
         and overrun <= _ROW_BYTES * _PRODUCT_PIXELS
     )
 
 
 def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[WgmmaTile]:
     """Every tile that fits a problem which the kernel takes."""
-    border = _border(geometry, call.pad_value)
+    border = border_cuts(geometry, call.pad_value)
     if border is None:
         return
     depth = Depth.of(geometry)
     out_per_group = geometry.out_channels // geometry.groups
-    stores = _stores(geometry, call)
+    stores = stores_of(geometry, call)
     most = _MAX_CHANNELS if stores != "kPixels" else _MAX_CHANNELS_OF_PIXELS
     most = min(most, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
     for linear in (False, True) if _can_be_linear(geometry, call) else (False,):
         for channels in range(WORD_BITS, most + 1, WORD_BITS):
             for consumers in range(1, _most_consumers(channels, depth.steps, stores, linear) + 1):
                 tile = WgmmaTile(channels, consumers, linear)
-                memory = Memory.of(geometry, depth, tile, _classes(border))
+                memory = Memory.of(geometry, depth, tile, border_classes(border))
                 if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                     yield tile
 
@@ -195,7 +195,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         >= _MAX_OFFSET
     ):
         return "the image is too large for 32-bit offsets in a patch"
-    if _border(geometry, call.pad_value) is None:
+    if border_cuts(geometry, call.pad_value) is None:
         return "the image is smaller than the kernel"
     if next(tiles(geometry, call, device), None) is None:
         return "filters and patches do not fit into shared memory"
@@ -236,13 +236,18 @@ def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Wg
     return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, tile, device))
 
 
+def wgmma_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> float:
+    """Of the tile that is chosen, for a problem that ``why_not_wgmma`` finds no fault with."""
+    return cycles(geometry, _choose_tile(geometry, call, device), device)
+
+
 def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
     """The launch of a problem that ``why_not_wgmma`` finds no fault with."""
     tile = _choose_tile(geometry, call, device)
     depth = Depth.of(geometry)
-    border = _border(geometry, call.pad_value)
+    border = border_cuts(geometry, call.pad_value)
     assert border is not None
-    memory = Memory.of(geometry, depth, tile, _classes(border))
+    memory = Memory.of(geometry, depth, tile, border_classes(border))
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
@@ -252,9 +257,9 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     group_channel_tiles = channel_tiles // geometry.groups
     sizes = conv_sizes(geometry, call) | {
         "walkers": walkers,
-        "walkers_inverse": _inverse(walkers),
+        "walkers_inverse": inverse(walkers),
         "group_channel_tiles": group_channel_tiles,
-        "group_channel_tiles_inverse": _inverse(group_channel_tiles),
+        "group_channel_tiles_inverse": inverse(group_channel_tiles),
         "out_per_group": geometry.out_channels // geometry.groups,
         "pixel_tiles": _pixel_tiles(geometry, tile),
         "slabs": depth.slabs,
@@ -262,13 +267,13 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "stage_bytes": memory.stage,
         "plane_bytes": memory.plane,
         "patch_columns": columns.padded,
-        "patch_columns_inverse": _inverse(columns.padded),
+        "patch_columns_inverse": inverse(columns.padded),
         "patch_rows": rows.padded,
-        "patch_rows_inverse": _inverse(rows.padded),
+        "patch_rows_inverse": inverse(rows.padded),
         "raster_columns": raster.columns,
-        "raster_columns_inverse": _inverse(raster.columns),
+        "raster_columns_inverse": inverse(raster.columns),
         "raster_rows": raster.rows,
-        "raster_rows_inverse": _inverse(raster.rows),
+        "raster_rows_inverse": inverse(raster.rows),
         "positions": raster.positions,
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
@@ -278,8 +283,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "skip_columns": columns.skip,
         "tap_rows": rows.dilation,
         "tap_columns": columns.dilation,
-        "tap_rows_inverse": _inverse(rows.dilation),
-        "tap_columns_inverse": _inverse(columns.dilation),
+        "tap_rows_inverse": inverse(rows.dilation),
+        "tap_columns_inverse": inverse(columns.dilation),
         "skip_images": skip_images,
         "skip_raster_rows": skip_rows,
         "skip_raster_columns": skip_columns,
@@ -287,7 +292,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "cut_last_rows": border[1],
         "cut_first_columns": border[2],
         "cut_last_columns": border[3],
-        "column_classes_inverse": _inverse(1 + border[2] + border[3]),
+        "column_classes_inverse": inverse(1 + border[2] + border[3]),
     }
     return Launch(
         wgmma_kernel(geometry, call, tile),
@@ -301,7 +306,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     )
 
 
-def _inverse(divisor: int) -> int:
+def inverse(divisor: int) -> int:
     """What divide_small of conv_wgmma_tile.cuh multiplies by."""
     return 0 if divisor == 1 else 2**32 // divisor + 1
 
@@ -310,7 +315,7 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
     depth = Depth.of(geometry)
     words = word_count(geometry.group_channels)
     masked = geometry.group_channels % WORD_BITS != 0
-    stores = _stores(geometry, call)
+    stores = stores_of(geometry, call)
     return Kernel(
         "conv_wgmma.cu",
         (

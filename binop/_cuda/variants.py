@@ -1,6 +1,6 @@
 """The kernels that the plans can ask for, and compiling them without a device.
 
-Of conv_wgmma, whose geometry is compiled in, only those of common layers.
+Of conv_wgmma and conv_wgmma_rows, whose geometry is compiled in, only those of common layers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from binop._cuda.mma_tile import (
 from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
+from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
 
 _PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})
@@ -58,25 +59,28 @@ def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
 
 
 def _wgmma_kernels() -> Iterator[Kernel]:
-    """conv_wgmma is compiled for a geometry: here for the layers of a ResNet and their like."""
+    """These are compiled for a geometry: here for the layers of a ResNet and their like."""
     seen = set()
     layers = product(((64, 56), (128, 28), (256, 14), (512, 7)), (1, 256), (1, 3), _OUTPUTS)
-    for ((channels, size), batch, kernel, out), last in product(layers, (True, False)):
+    for ((channels, size), batch, taps, out), last in product(layers, (True, False)):
         geometry = Conv2dGeometry(
-            batch, channels, size, size, channels, (kernel,) * 2, (1, 1), (kernel // 2,) * 2,
+            batch, channels, size, size, channels, (taps,) * 2, (1, 1), (taps // 2,) * 2,
             (1, 1), 1,
         )  # fmt: skip
         call = ConvCall(out, pad_value=0, channels_last=last or out == "bits", alignment=16)
-        planned = plan_wgmma(geometry, call, _HOPPER).kernel
-        if planned not in seen:
-            seen.add(planned)
-            yield planned
+        planned = [plan_wgmma(geometry, call, _HOPPER).kernel]
+        if why_not_wgmma_rows(geometry, call, _HOPPER) is None:
+            planned.append(plan_wgmma_rows(geometry, call, _HOPPER).kernel)
+        for kernel in planned:
+            if kernel not in seen:
+                seen.add(kernel)
+                yield kernel
 
 
 def runs_on(kernel: Kernel, arch: str) -> bool:
     """Whether a plan for this architecture can ask for the kernel."""
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
-    if kernel.source == "conv_wgmma.cu":
+    if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu"):
         return capability == WITH_WGMMA
     if kernel.source != "conv_mma.cu":
         return True

@@ -77,6 +77,14 @@ def axes(geometry: Conv2dGeometry) -> tuple[Axis, Axis]:
     return rows, columns
 
 
+def patch_rows(rows: Axis, columns: Axis, pixels: int) -> int:
+    """The most rows of the padded image that so many output pixels in a row can read."""
+    rows_down = (columns.out - 1 + pixels - 1) // columns.out
+    images_on = (rows.out - 1 + rows_down) // rows.out
+    between_images = max(0, rows.padded - rows.out * rows.step)
+    return rows_down * rows.step + images_on * between_images + rows.reach
+
+
 @dataclass(frozen=True)
 class Raster:
     """What tiles walk over, row by row and image by image: the outputs, or (``linear``) the padded

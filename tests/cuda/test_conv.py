@@ -11,9 +11,12 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    ROWS,
+    ROWS_TILES,
     TILED,
     TILES,
     WGMMA_TILES,
+    force_rows_tile,
     force_tile,
     force_wgmma_tile,
     never_fuse,
@@ -36,7 +39,9 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
         "fused",
         "popcount",
         *(f"{name}-{kept}" for name in TILES for kept in ("resident", "staged")),
-        *(f"wgmma-{name}" for name in WGMMA_TILES),  # (only on Hopper; elsewhere the plan's choice)
+        # (Only on Hopper; elsewhere the plan's choice.)
+        *(f"wgmma-{name}" for name in WGMMA_TILES),
+        *(f"rows-{name}" for name in ROWS_TILES),
     ]
 )
 def kernel(
@@ -50,6 +55,8 @@ def kernel(
     elif request.param == "fused":
         for limit in ("_MAX_INPUT_WORDS", "_MAX_FILTER_WORDS", "_MAX_PIXELS"):
             monkeypatch.setattr(plan_fused, limit, 5000)
+    elif request.param.startswith("rows-"):
+        force_rows_tile(monkeypatch, request.param.removeprefix("rows-"))
     elif request.param.startswith("wgmma-"):
         force_wgmma_tile(monkeypatch, request.param.removeprefix("wgmma-"))
     else:
@@ -88,14 +95,14 @@ def test_float_cases(ops: ModuleType, case: Case) -> None:
 def test_float_tiles(
     ops: ModuleType, kernel: str, pad_value: int, dtype: torch.dtype, channels_last: bool
 ) -> None:
-    for case in TILED:
+    for case in [*TILED, *ROWS]:
         case = replace(case, pad_value=pad_value, dtype=dtype, channels_last=channels_last)
         _check_float(ops, case, list(case.tensors()))
 
 
 @pytest.mark.parametrize("pad_value", [-1, 0, 1])
 def test_packed(ops: ModuleType, kernel: str, pad_value: int) -> None:
-    for seed, case in enumerate([*TILED, *filter(can_pack, CASES)]):
+    for seed, case in enumerate([*TILED, *ROWS, *filter(can_pack, CASES)]):
         case = replace(case, pad_value=pad_value)
         x, weight = packed_operands(case, seed)
         scale = torch.randn(case.o if seed % 3 else 1)
@@ -112,7 +119,7 @@ def test_packed(ops: ModuleType, kernel: str, pad_value: int) -> None:
 
 @pytest.mark.parametrize("pad_value", [-1, 0, 1])
 def test_threshold(ops: ModuleType, kernel: str, pad_value: int) -> None:
-    for seed, case in enumerate([*TILED, *filter(can_pack, CASES)]):
+    for seed, case in enumerate([*TILED, *ROWS, *filter(can_pack, CASES)]):
         case = replace(case, pad_value=pad_value)
         x, weight = packed_operands(case, seed)
         threshold = torch.randint(-40, 40, (case.o,), dtype=torch.int32)

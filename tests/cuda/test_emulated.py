@@ -15,8 +15,11 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    ROWS,
+    ROWS_TILES,
     TILED,
     WGMMA_TILES,
+    force_rows_tile,
     force_tile,
     force_wgmma_tile,
     never_fuse,
@@ -138,6 +141,20 @@ def _size(launch: Launch, name: str) -> int:
     return dict(zip(CONV_SIZES + WGMMA_SIZES, launch.sizes, strict=True))[name]
 
 
+@pytest.mark.parametrize("tile", list(ROWS_TILES))
+def test_conv_wgmma_rows(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_rows_tile(monkeypatch, tile)
+    half = list(ROWS_TILES).index(tile) % 2
+    for seed, case in list(enumerate(ROWS))[half::2]:
+        case = _varied(seed // 2, case)
+        _check_float(hopper, case)
+        _check_threshold(hopper, case, seed)
+    convolutions = {launch.kernel.source for launch in launched} - {"pack.cu"}
+    assert convolutions == {"conv_wgmma_rows.cu"}
+
+
 @pytest.mark.parametrize("device", ["hopper", "turing"])
 def test_the_plan_s_choice(
     build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, device: str
@@ -154,7 +171,9 @@ def test_the_plan_s_choice(
                 _check_float(ops, replace(_varied(seed, case), pad_value=case.pad_value))
     convolutions = {launch.kernel.source for launch in launched} - {"pack.cu", "conv_fused.cu"}
     assert convolutions == (
-        {"conv_wgmma.cu", "conv_simt.cu"} if device == "hopper" else {"conv_simt.cu"}
+        {"conv_wgmma.cu", "conv_wgmma_rows.cu", "conv_simt.cu"}
+        if device == "hopper"
+        else {"conv_simt.cu"}
     )
 
 

@@ -10,7 +10,16 @@ import pytest
 import torch
 from cases import Case
 from compare import assert_same_bits
-from configurations import TILES, WGMMA_TILES, force_tile, force_wgmma_tile, never_fuse
+from configurations import (
+    ROWS,
+    ROWS_TILES,
+    TILES,
+    WGMMA_TILES,
+    force_rows_tile,
+    force_tile,
+    force_wgmma_tile,
+    never_fuse,
+)
 
 # A kernel that waits forever is killed with its process: a signal would wait for the device.
 pytestmark = [
@@ -83,6 +92,15 @@ def test_every_wgmma_tile(
     ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case, name: str
 ) -> None:
     force_wgmma_tile(monkeypatch, name)  # (only on Hopper; elsewhere the plan's choice)
+    _check_both_outputs(ops, monkeypatch, case)
+
+
+@pytest.mark.parametrize("name", ROWS_TILES)
+@pytest.mark.parametrize("case", ROWS, ids=lambda case: case.name)
+def test_every_tile_of_rows(
+    ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case, name: str
+) -> None:
+    force_rows_tile(monkeypatch, name)  # (only on Hopper; elsewhere the plan's choice)
     _check_both_outputs(ops, monkeypatch, case)
 
 

@@ -220,6 +220,12 @@ def test_pack_planes_takes_the_longest_vector(packed: Image, vector: int) -> Non
         ("conv_fused.cu", "FusedArguments : ConvArguments", (), launches.FUSED_SIZES),
         ("conv_mma_tile.cuh", "MmaArguments : ConvArguments", (), launches.MMA_SIZES),
         ("conv_wgmma_tile.cuh", "WgmmaArguments : ConvArguments", (), launches.WGMMA_SIZES),
+        (
+            "conv_wgmma_rows_tile.cuh",
+            "WgmmaArguments : ConvArguments",
+            (),
+            launches.WGMMA_ROWS_SIZES,
+        ),
     ],
 )
 def test_arguments_have_the_fields_of_the_kernels(

@@ -44,7 +44,7 @@ def sizes(launch: Launch | None) -> dict[str, int]:
 def test_layers_get_the_tile_that_measured_best(
     geometry: Conv2dGeometry, channels: int, consumers: int
 ) -> None:
-    launch = plan_conv(geometry, BITS, H200)
+    launch = plan_wgmma.plan_wgmma(geometry, BITS, H200)
     assert (macros(launch)["TILE_N"], macros(launch)["CONSUMERS"]) == (channels, consumers)
     assert launch is not None
     assert launch.threads == 128 * (1 + consumers)
@@ -81,12 +81,15 @@ def test_what_it_does_not_take(
 
 def test_padding_with_ones_or_nothing_has_no_border() -> None:
     for pad_value, classes in ((-1, 1), (0, 9), (1, 1)):
-        size = sizes(plan_conv(layer(64, 8, 64), replace(CALL, pad_value=pad_value), H200))
+        call = replace(CALL, pad_value=pad_value)
+        size = sizes(plan_wgmma.plan_wgmma(layer(64, 8, 64), call, H200))
         rows = 1 + size["cut_first_rows"] + size["cut_last_rows"]
         assert rows * (1 + size["cut_first_columns"] + size["cut_last_columns"]) == classes
     for pad_value in (-1, 0, 1):
         call = replace(CALL, pad_value=pad_value)
-        assert macros(plan_conv(layer(64, 8, 64), call, H200))["PAD_ONES"] == int(pad_value == 1)
+        assert macros(plan_wgmma.plan_wgmma(layer(64, 8, 64), call, H200))["PAD_ONES"] == int(
+            pad_value == 1
+        )
 
 
 def test_wide_stores_need_every_group_aligned() -> None:
@@ -177,7 +180,7 @@ def test_the_depth_has_room_for_every_word_once(channels: int, kernel: tuple[int
 
 @given(value=st.integers(0, 2**15), divisor=st.integers(1, 2**15))
 def test_division_by_multiplication_is_exact(value: int, divisor: int) -> None:
-    inverse = plan_wgmma._inverse(divisor)
+    inverse = plan_wgmma.inverse(divisor)
     assert (value * inverse >> 32 if inverse else value) == value // divisor
 
 
@@ -190,7 +193,7 @@ def test_every_tile_fits_and_has_two_patches_in_flight() -> None:
                     call = replace(CALL, out=out)
                     if why_not_wgmma(geometry, call, H200):
                         continue
-                    launch = plan_conv(geometry, call, H200)
+                    launch = plan_wgmma.plan_wgmma(geometry, call, H200)
                     assert launch is not None
                     assert launch.shared_bytes <= H200.block_shared_bytes
                     assert sizes(launch)["stages"] >= 2

@@ -9,6 +9,7 @@ import subprocess
 import sysconfig
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_wgmma import WgmmaTile, wgmma_kernel
+from binop._cuda.plan_wgmma_rows import RowsTile, _most_consumers, wgmma_rows_kernel
+from binop._cuda.wgmma_rows_layout import steps_of
 
 _BIT_PRODUCT = "BMMA.168256.AND.POPC"
 
@@ -26,6 +29,11 @@ _BIT_PRODUCT = "BMMA.168256.AND.POPC"
 def _wgmma(out: str, channels: int, kernel: int, tile: WgmmaTile, *, last: bool = True) -> Kernel:
     geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
     return wgmma_kernel(geometry, replace(CALL, out=out, channels_last=last), tile)
+
+
+def _rows(out: str, channels: int, kernel: int, tile: RowsTile, *, last: bool = True) -> Kernel:
+    geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
+    return wgmma_rows_kernel(geometry, replace(CALL, out=out, channels_last=last), tile)
 
 
 # One of every source and element type, and of every tile and output.
@@ -51,7 +59,15 @@ _CHOSEN = [
     _wgmma("float32", 100, 3, WgmmaTile(96, 3)),
     _wgmma("float16", 256, 1, WgmmaTile(192, 2), last=False),
     _wgmma("float16", 32, 3, WgmmaTile(32, 1)),
+    _rows("bits", 64, 3, RowsTile(64, 4)),
+    _rows("bits", 128, 3, RowsTile(128, 3)),
+    _rows("bits", 250, 3, RowsTile(96, 3)),
+    _rows("bits", 32, 3, RowsTile(32, 6)),
+    _rows("bfloat16", 64, 3, RowsTile(64, 3)),
+    _rows("float32", 128, 3, RowsTile(128, 2)),
+    _rows("float16", 64, 1, RowsTile(64, 2), last=False),
 ]
+_WIDE = [k for k in _CHOSEN if k.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu")]
 
 
 @cache
@@ -80,7 +96,7 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
         assert compiled.resources.local_bytes == 0, compiled.kernel
         code = _sass(compiled.cubin, tmp_path)
         assert not any(re.search(r"\b(LDL|STL)\b", line) for line in code), compiled.kernel
-        if compiled.kernel.source == "conv_wgmma.cu":
+        if compiled.kernel in _WIDE:
             continue
         products = [line for line in code if "MMA." in line and "HFMA2" not in line]
         assert bool(products) == (compiled.kernel.source == "conv_mma.cu")
@@ -88,7 +104,7 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
             assert all(_BIT_PRODUCT in line for line in products)
 
 
-@pytest.mark.parametrize("kernel", [k for k in _CHOSEN if k.source == "conv_wgmma.cu"])
+@pytest.mark.parametrize("kernel", _WIDE)
 def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None:
     macros = dict(kernel.macros)
     cubin, log = jit.compile_with_log(kernel, "sm_90a")
@@ -96,11 +112,13 @@ def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None
     assert not re.search(r"C75\d\d", log), log
     code = _sass(cubin, tmp_path)
     products = [i for i, line in enumerate(code) if "BGMMA" in line]
-    shape = f"BGMMA.64x{macros['TILE_N']}x256.AND.POPC"
+    of_rows = kernel.source == "conv_wgmma_rows.cu"
+    columns = int(macros["TILE_N"]) + 16 * of_rows  # those that count the activations' bits
+    shape = f"BGMMA.64x{columns}x256.AND.POPC"
     assert all(shape in code[i] for i in products)
     between = code[products[0] : products[-1]]
     assert not any("WARPGROUP" in line for line in between)  # no waiting for a product
-    if int(macros["CONSUMERS"]) > 1:
+    if not of_rows and int(macros["CONSUMERS"]) > 1:
         # Registers are handed on from what the block was launched with: fewer would never suffice.
         launched = 65536 // (128 * (1 + int(macros["CONSUMERS"]))) // 8 * 8
         assert jit.Resources.of_log(log).registers == launched
@@ -118,6 +136,34 @@ def test_little_stands_between_the_products(tile: mma_tile.Tile, tmp_path: Path)
     loads = [line for line in loop if "LDSM" in line]
     assert len(loads) == 8  # of one step, between the products of both
     assert len(loop) - len(products) < 2 * 32
+
+
+def test_few_instructions_stand_around_the_products_of_few_channels(tmp_path: Path) -> None:
+    """A scheduler issues one a cycle: the loop over tiles, of a warp's share of 64 x 64 outputs,
+    bounds the kernel (conv_wgmma takes 600 and more)."""
+    code = _sass(jit.compile_kernel(_rows("bits", 64, 3, RowsTile(64, 4)), "sm_90a"), tmp_path)
+    code = [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+    first = next(i for i, line in enumerate(code) if "BGMMA" in line)
+    last = next(i for i, line in enumerate(code) if "STG" in line)
+    assert last - first < 165
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [1, 2, 4, 8])
+@pytest.mark.parametrize("out", ["bits", "bfloat16", "float32"])
+def test_no_tile_of_rows_uses_local_memory(out: str, words: int) -> None:
+    for stores in ("bits",) if out == "bits" else ("kWide", "kSingle", "kPixels"):
+        for channels, kernel in product(range(32, 193, 32), (1, 3, 5)):
+            steps = steps_of(replace(layer(32 * words, 28, 32), kernel=(kernel, kernel)))
+            consumers = _most_consumers(channels, steps, stores)
+            if steps > 9 or consumers == 0:
+                continue
+            wide = _rows(out, 32 * words, kernel, RowsTile(channels, consumers))
+            macros = dict(wide.macros) | ({} if out == "bits" else {"STORES": stores})
+            compiled = Kernel(wide.source, tuple(macros.items()))
+            _, log = jit.compile_with_log(compiled, "sm_90a")
+            assert jit.Resources.of_log(log).local_bytes == 0, compiled
+            assert not re.search(r"C75\d\d", log), log
 
 
 @pytest.mark.slow

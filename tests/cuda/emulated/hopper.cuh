@@ -5,10 +5,13 @@
 
 namespace emulated {
 
-// A barrier in shared memory: its word holds the pending arrivals below, the wanted ones above, and
-// the parity of its phase in the top bit.
+// A barrier in shared memory: its word holds the pending arrivals below, the wanted ones above, the
+// bytes on their way, and the parity of its phase in the top bit.
 constexpr u64 kCountBits = 20;
 constexpr u64 kCountMask = (1ull << kCountBits) - 1;
+
+constexpr int kBytesBit = 2 * kCountBits;
+constexpr u64 kBytesMask = (1ull << 23) - 1;
 
 inline u64& barrier_word(u32 address) {
   check_shared(address, 8);
@@ -20,6 +23,34 @@ static Barrier named_barriers[16];
 // Each warpgroup's exchange of fragments for a product.
 static Barrier warpgroup_barriers[kMaxThreads / 128];
 static u32 fragments[kMaxThreads][4];
+
+inline void end_phase_if_done(u64& word) {
+  if ((word & kCountMask) != 0 || (word >> kBytesBit & kBytesMask) != 0) return;
+  word |= word >> kCountBits & kCountMask;
+  word ^= 1ull << 63;
+}
+
+struct Row {
+  u32 target;
+  const void* source;
+  int bytes;
+  u32 barrier;
+};
+static std::vector<Row> rows_on_their_way;
+
+inline void deliver_a_row() {
+  if (rows_on_their_way.empty()) return;
+  random_state = random_state * 1664525u + 1013904223u;
+  const size_t which = (random_state >> 8) % rows_on_their_way.size();
+  const Row row = rows_on_their_way[which];
+  rows_on_their_way.erase(rows_on_their_way.begin() + which);
+  memcpy(shared_memory + row.target, row.source, row.bytes);
+  u64& word = barrier_word(row.barrier);
+  if ((word >> kBytesBit & kBytesMask) < static_cast<u64>(row.bytes))
+    fail("a row that its barrier does not expect");
+  word -= static_cast<u64>(row.bytes) << kBytesBit;
+  end_phase_if_done(word);
+}
 
 inline void sync_warpgroup() { arrive(warpgroup_barriers[current / 128], 128); }
 
@@ -35,10 +66,19 @@ inline void arrive(u32 barrier) {
   if ((word & emulated::kCountMask) == 0)
     emulated::fail("arrival at a barrier that was not set up");
   --word;
-  if ((word & emulated::kCountMask) == 0) {
-    word |= word >> emulated::kCountBits & emulated::kCountMask;
-    word ^= 1ull << 63;
-  }
+  emulated::end_phase_if_done(word);
+}
+
+inline void expect_bytes(u32 barrier, int bytes) {
+  emulated::barrier_word(barrier) += static_cast<u64>(bytes) << emulated::kBytesBit;
+}
+
+// It comes while somebody waits for a barrier.
+inline void copy_row(u32 target, const void* source, int bytes, u32 barrier) {
+  if (target % 16 != 0 || reinterpret_cast<uintptr_t>(source) % 16 != 0 || bytes % 16 != 0)
+    emulated::fail("a row that is not aligned");
+  if (target + bytes > emulated::shared_bytes) emulated::fail("a row beyond shared memory");
+  emulated::rows_on_their_way.push_back({target, source, bytes, barrier});
 }
 
 // The copies arrive here: later than on a device they cannot.
@@ -49,7 +89,10 @@ inline void arrive_after_copies(u32 barrier) {
 }
 
 inline void wait_barrier(u32 barrier, u32 parity) {
-  while (emulated::barrier_word(barrier) >> 63 == parity) emulated::yield();
+  while (emulated::barrier_word(barrier) >> 63 == parity) {
+    emulated::deliver_a_row();
+    emulated::yield();
+  }
 }
 
 template <int Threads>
@@ -72,6 +115,7 @@ template <int Registers>
 inline void take_registers() {}
 
 inline void publish_to_products() {}
+inline void order_before_copies() {}
 inline void begin_products() {}
 inline void commit_products() {}
 template <int InFlight = 0>
@@ -80,10 +124,17 @@ inline void wait_products() {
 }
 
 inline void keep(int&) {}
+inline void pin(u32&) {}
 
 inline void store_shared(u32 address, u32 value) {
   emulated::check_shared(address, 4);
   memcpy(emulated::shared_memory + address, &value, 4);
+}
+
+inline void load_pair(u32& first, u32& second, u32 address) {
+  emulated::check_shared(address, 8);
+  memcpy(&first, emulated::shared_memory + address, 4);
+  memcpy(&second, emulated::shared_memory + address + 4, 4);
 }
 
 inline uint4 load_chunk(u32 address) {
@@ -101,14 +152,32 @@ inline void store_chunk(u32 address, uint4 value) {
   memcpy(emulated::shared_memory + address, &value, 16);
 }
 
-inline void clear_shared(u32 address) {
-  emulated::check_shared(address, 16);
-  memset(emulated::shared_memory + address, 0, 16);
+inline void fill_shared(u32 address, u32 word) {
+  for (int i = 0; i < 16; i += 4) store_shared(address + i, word);
 }
 
 inline int count_bits(u32 word) { return __popc(word); }
 
 inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+inline u32 pair_of(int first, int second) {
+  return static_cast<u32>(second) * 0x10000u + static_cast<u32>(first);
+}
+
+inline u32 spread_signs(u32 first, u32 second) {
+  const u32 halves[4] = {first & 0xFFFFu, first >> 16, second & 0xFFFFu, second >> 16};
+  u32 bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= (halves[i] >> 15 ? 0xFFu : 0u) << 8 * i;
+  return bytes;
+}
+
+inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
+  for (int i = 0; i < 4; ++i) {
+    const int sign = static_cast<signed char>(signs >> 8 * i & 0xFFu);
+    sum += static_cast<u32>(sign * static_cast<int>(weights >> 8 * i & 0xFFu));
+  }
+  return sum;
+}
 
 // Lane 4r+t holds row r, columns 2t and 2t + 1.
 inline u32 transpose_pairs(u32 pair) {

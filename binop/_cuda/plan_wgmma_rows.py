@@ -1,0 +1,264 @@
+"""When conv_wgmma_rows (sm_90a) convolves: few channels, whose whole rows are copied as they lie in
+memory. No tensors and no CuPy here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
+from binop._cuda.launches import (
+    CONV_SIZES,
+    WGMMA_ROWS_SIZES,
+    Device,
+    Kernel,
+    Launch,
+    divide_up,
+    in_order,
+    reciprocal,
+)
+from binop._cuda.plan_wgmma import (
+    WITH_WGMMA,
+    border_classes,
+    border_cuts,
+    inverse,
+    stores_of,
+)
+from binop._cuda.wgmma_geometry import CHUNK_BYTES, MAX_STEPS, axes, patch_rows
+from binop._cuda.wgmma_rows_layout import COPY_BYTES, RowLayout, steps_of
+from binop.geometry import Conv2dGeometry
+from binop.packing import WORD_BITS, word_count
+
+_WORDS = (1, 2, 4, 8)  # of a pixel
+_PRODUCT_PIXELS = 64
+_WARPGROUP = 128
+_WARP = 32
+_SET_COLUMNS = 16  # of a product, that count the activations' bits
+_REGISTERS = 65536
+_MAX_CHANNELS = 192
+_MAX_CONSUMERS = 6
+_MAX_STAGES = 6
+_MIN_STAGES = 2
+_MAX_PIXELS = 2**30
+_MAX_EXTENT = 2**15
+_MAX_OFFSET = 2**20  # Spot of conv_wgmma_rows_tile.cuh
+_MAX_CLASSES = 2**12
+
+# Cycles of a block. Not measured: what a scheduler issues for 64 pixels was counted in the machine
+# code, and a product's cycles are those of conv_wgmma.
+_START_CYCLES = 6000
+_FILTER_BYTES_PER_CYCLE = 10
+_ISSUE_CYCLES = 65
+_ISSUE_CYCLES_PER_STEP = 9
+_ISSUE_CYCLES_PER_CHANNEL = {"bits": 1.0, "kWide": 2.8, "kSingle": 4.0, "kPixels": 4.0}
+_LATENCY_CYCLES = 350  # of a tile alone, besides its products and what is issued
+_PRODUCT_CYCLES = 60  # besides half a cycle a column, where nothing else multiplies
+
+
+@dataclass(frozen=True)
+class RowsTile:
+    """Output channels of a block, and the warpgroups that multiply."""
+
+    channels: int
+    consumers: int
+
+    @property
+    def threads(self) -> int:
+        return _WARPGROUP * self.consumers + _WARP
+
+    @property
+    def pixels(self) -> int:
+        return _PRODUCT_PIXELS * self.consumers
+
+    @property
+    def columns(self) -> int:
+        return self.channels + _SET_COLUMNS
+
+
+def _most_consumers(tile_channels: int, steps: int, stores: str) -> int:
+    """For which the compiler keeps sums, fragments and the epilogue in registers."""
+    held = RowsTile(tile_channels, 1).columns // 2 + 4 * steps
+    if stores == "kPixels":
+        return 4 if held <= 60 and tile_channels <= 32 else 2 if held <= 128 else 1
+    beside = 36 if stores == "bits" else 56
+    fitting = [n for n in range(1, _MAX_CONSUMERS + 1) if held + beside <= _registers(n)]
+    return max(fitting, default=0)
+
+
+def _registers(consumers: int) -> int:
+    """Of a thread. They are given to four warps at a time, so that the producer costs as much as a
+    warpgroup."""
+    return _REGISTERS // (_WARPGROUP * (consumers + 1)) // 8 * 8
+
+
+@dataclass(frozen=True)
+class RowsMemory:
+    """Bytes of shared memory (Layout of conv_wgmma_rows_tile.cuh)."""
+
+    fixed: int
+    stage: int
+
+    def stages(self, available: int) -> int:
+        return min(_MAX_STAGES, (available - self.fixed) // self.stage)
+
+    @classmethod
+    def of(cls, geometry: Conv2dGeometry, tile: RowsTile, classes: int, bits: bool) -> RowsMemory:
+        rows, columns = axes(geometry)
+        patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
+        barriers = 8 * 2 * 8 + 4 * 8
+        taps = math.prod(geometry.kernel)
+        table = 4 * tile.channels + (128 if bits and tile.channels % 64 == 0 else 0)
+        spots = 4 * rows.out * columns.out
+        tables = barriers + 4 * tile.channels * (3 + taps) + table * classes + spots
+        filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES
+        return cls(divide_up(tables, 128) * 128 + filters, divide_up(patch, 128) * 128)
+
+
+def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[RowsTile]:
+    """Every tile that fits a problem which the kernel takes."""
+    cuts = border_cuts(geometry, call.pad_value)
+    if cuts is None:
+        return
+    most = min(_MAX_CHANNELS, divide_up(geometry.out_channels, WORD_BITS) * WORD_BITS)
+    for channels in range(WORD_BITS, most + 1, WORD_BITS):
+        stores = stores_of(geometry, call)
+        for consumers in range(1, _most_consumers(channels, steps_of(geometry), stores) + 1):
+            tile = RowsTile(channels, consumers)
+            memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out == "bits")
+            if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+                yield tile
+
+
+def why_not_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
+    if device.capability != WITH_WGMMA:
+        return "the device has no warpgroup-wide matrix products"
+    if geometry.groups != 1:
+        return "groups"
+    if word_count(geometry.channels) not in _WORDS:
+        return "a pixel's words are none of 1, 2, 4, 8"
+    layout = RowLayout.of(geometry)
+    if layout.row % COPY_BYTES != 0 or call.alignment % COPY_BYTES != 0:
+        return "rows of the image are not aligned"
+    if steps_of(geometry) > MAX_STEPS:
+        return "the kernel has too many taps"
+    cuts = border_cuts(geometry, call.pad_value)
+    if cuts is None:
+        return "the image is smaller than the kernel"
+    rows, columns = axes(geometry)
+    if (
+        max(rows.padded, columns.padded, rows.size, columns.size) >= _MAX_EXTENT
+        or out_pixels(geometry) >= _MAX_PIXELS
+        or rows.padded * layout.pitch >= _MAX_OFFSET
+        or border_classes(cuts) > _MAX_CLASSES
+    ):
+        return "the image is too large"
+    if next(tiles(geometry, call, device), None) is None:
+        return "filters and patches do not fit into shared memory"
+    return None
+
+
+def _pixel_tiles(geometry: Conv2dGeometry, tile: RowsTile) -> int:
+    return divide_up(out_pixels(geometry), tile.pixels)
+
+
+def _walkers(geometry: Conv2dGeometry, tile: RowsTile, device: Device) -> tuple[int, int]:
+    """Channel tiles, and blocks that share each."""
+    channel_tiles = divide_up(geometry.out_channels, tile.channels)
+    walkers = max(1, device.multiprocessors // channel_tiles)
+    return channel_tiles, min(walkers, _pixel_tiles(geometry, tile))
+
+
+def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile, device: Device) -> float:
+    """About how long a tile takes."""
+    steps = steps_of(geometry)
+    channel_tiles, walkers = _walkers(geometry, tile, device)
+    rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
+    filters = 2 * steps * tile.columns * CHUNK_BYTES / _FILTER_BYTES_PER_CYCLE
+    issue = (
+        _ISSUE_CYCLES
+        + _ISSUE_CYCLES_PER_STEP * steps
+        + _ISSUE_CYCLES_PER_CHANNEL[stores_of(geometry, call)] * tile.channels
+    )
+    alone = _LATENCY_CYCLES + steps * (tile.columns / 2 + _PRODUCT_CYCLES) + issue
+    products = tile.consumers * steps * tile.columns / 2
+    waves = divide_up(channel_tiles * walkers, device.multiprocessors)
+    turn = max(alone, products, tile.consumers * issue)
+    return waves * (_START_CYCLES + filters + rounds * turn)
+
+
+def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> RowsTile:
+    return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, call, tile, device))
+
+
+def wgmma_rows_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> float:
+    """Of the tile that is chosen, for a problem that ``why_not_wgmma_rows`` finds no fault with."""
+    return cycles(geometry, call, _choose_tile(geometry, call, device), device)
+
+
+def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
+    """The launch of a problem that ``why_not_wgmma_rows`` finds no fault with."""
+    tile = _choose_tile(geometry, call, device)
+    cuts = border_cuts(geometry, call.pad_value)
+    assert cuts is not None
+    layout = RowLayout.of(geometry)
+    memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out == "bits")
+    channel_tiles, walkers = _walkers(geometry, tile, device)
+    rows, columns = axes(geometry)
+    rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
+    stages = min(memory.stages(device.block_shared_bytes), max(_MIN_STAGES, rounds))
+    sizes = conv_sizes(geometry, call) | {
+        "channel_tiles": channel_tiles,
+        "pixel_tiles": _pixel_tiles(geometry, tile),
+        "walkers": walkers,
+        "step_pixels": walkers * tile.pixels,
+        "step_words": walkers * tile.pixels * word_count(geometry.out_channels),
+        "stages": stages,
+        "stage_bytes": memory.stage,
+        "row_bytes": layout.row,
+        "pitch_bytes": layout.pitch,
+        "first_bytes": layout.first,
+        "inside_bytes": layout.inside,
+        "image_rows": rows.padded,
+        "by_image_rows": reciprocal(rows.padded),
+        "by_out_width": reciprocal(columns.out),
+        "by_out_height": reciprocal(rows.out),
+        "by_plane": reciprocal(rows.out * columns.out),
+        "step_rows": rows.step,
+        "skip_rows": rows.skip,
+        "reach_rows": rows.reach,
+        "reach_columns": columns.reach,
+        "tap_rows_inverse": inverse(rows.dilation),
+        "tap_columns_inverse": inverse(columns.dilation),
+        "cut_first_rows": cuts[0],
+        "cut_last_rows": cuts[1],
+        "cut_first_columns": cuts[2],
+        "cut_last_columns": cuts[3],
+    }
+    return Launch(
+        wgmma_rows_kernel(geometry, call, tile),
+        walkers * channel_tiles,
+        tile.threads,
+        memory.fixed + stages * memory.stage,
+        in_order(CONV_SIZES, sizes) + in_order(WGMMA_ROWS_SIZES, sizes),
+        f"Hopper's tensor cores on rows of the image: {tile.channels} channels a block, "
+        f"{tile.consumers} consumers, {stages} patches in flight",
+    )
+
+
+def wgmma_rows_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile) -> Kernel:
+    stores = stores_of(geometry, call)
+    return Kernel(
+        "conv_wgmma_rows.cu",
+        (
+            ("OUT", call.out),
+            ("TILE_N", tile.channels),
+            ("CONSUMERS", tile.consumers),
+            ("KERNEL_ROWS", geometry.kernel[0]),
+            ("KERNEL_COLUMNS", geometry.kernel[1]),
+            ("WORDS", word_count(geometry.channels)),
+            ("MASKED", int(geometry.channels % WORD_BITS != 0)),
+            ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
+            ("STORES", "kWide" if stores == "bits" else stores),
+        ),
+    )

@@ -1,0 +1,201 @@
+// Convolution of few channels on Hopper's warpgroup-wide 1-bit matrix products (sm_90a). As in
+// conv_wgmma, rows are output pixels, columns output channels, and a block loads its filters once
+// and walks over tiles of pixels. With few channels a tile has few products, so that all else must
+// be little: whole rows of images are copied at once, fragments are plain loads, and popc(a) comes
+// from the products.
+//
+//   dot = sum over the taps inside of (channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
+//
+// One warp produces patches; the warpgroups before it consume them.
+#include "conv_wgmma_rows_filters.cuh"
+#include "conv_wgmma_rows_patch.cuh"
+
+// Where this lane's words of a step's taps lie, from the first tap on, in bytes.
+struct LaneDepth {
+  static constexpr int kLoads = WORDS == 1 ? 2 : 1;  // of a row, in a step
+
+  int offsets[kSteps * kLoads];
+
+  static __device__ LaneDepth of(const WgmmaArguments& a) {
+    LaneDepth depth;
+    const int tap_rows = static_cast<int>(a.dilation_rows * a.pitch_bytes);
+    const int tap_columns = static_cast<int>(a.dilation_columns) * kPixelBytes;
+#pragma unroll
+    for (int i = 0; i < kSteps * kLoads; ++i) {
+      const Depth at = Depth::at(i * (2 / kLoads), threadIdx.x % 4);
+      // Without bits in the filters, any words will do.
+      const int tap = at.tap < kTaps ? at.tap : 0;
+      depth.offsets[i] =
+          tap / KERNEL_COLUMNS * tap_rows + tap % KERNEL_COLUMNS * tap_columns + at.word * 4;
+      keep(depth.offsets[i]);
+    }
+    return depth;
+  }
+};
+
+struct Fragments {
+  u32 registers[kSteps][4];
+
+  // Pairs come in pairs of registers, not where products want them. To move them there is cheaper
+  // than to load words one by one: those of a warp fall into half of the banks.
+  __device__ void load(const u32 (&rows)[2], const LaneDepth& depth) {
+#pragma unroll
+    for (int i = 0; i < 2 * kSteps; ++i) {
+      const int half = i % 2;
+      u32(&step)[4] = registers[i / 2];
+      if constexpr (WORDS == 1) {
+        step[half] = load_shared(rows[half] + depth.offsets[i / 2 * 2]);
+        step[2 + half] = load_shared(rows[half] + depth.offsets[i / 2 * 2 + 1]);
+      } else {
+        load_pair(step[half], step[2 + half], rows[half] + depth.offsets[i / 2]);
+      }
+    }
+  }
+
+  // The sums are valid after wait_products.
+  __device__ void multiply(FilterTile<kColumns> filters, Sums& sums) const {
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      multiply_async(sums, registers[k], filters, k > 0);
+      filters.low += FilterTile<kColumns>::kStep;
+    }
+    commit_products();
+  }
+};
+
+struct FloatEpilogue {
+  int pixel;  // this lane's first of the tile
+
+  static __device__ FloatEpilogue of(const Work& work, int first_row) {
+    return {work.first_tile * kTileM + first_row};
+  }
+
+  // The block's tiles in turn.
+  __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
+    const WgmmaArguments& a = work.a;
+    LaneRows rows;
+    rows.position = pixel - static_cast<int>(threadIdx.x % 32 / 4);
+    const int pixels = static_cast<int>(a.batch * a.out_height * a.out_width);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      rows.pixel[half] = pixel + 8 * half < pixels ? pixel + 8 * half : -1;
+      rows.border[half] = border[half];
+      rows.set[half] = sums.values[kSetSum + 2 * half];
+    }
+    store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+    pixel += static_cast<int>(work.a.step_pixels);
+  }
+};
+
+using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue>::Type;
+
+// This lane's two pixels of a tile: where their first taps lie in the stack of padded images, and
+// their border classes.
+struct PixelPlaces {
+  u32 offset[2];
+  u32 border[2];
+};
+
+struct PlaceFinder {
+  u32 spots;
+  u32 plane;
+  u32 image_bytes;  // of a padded image
+  i64 by_plane;
+
+  static __device__ PlaceFinder of(const Work& work) {
+    const WgmmaArguments& a = work.a;
+    PlaceFinder finder = {work.shared + work.layout.spots,
+                          static_cast<u32>(a.out_height) * static_cast<u32>(a.out_width),
+                          static_cast<u32>(a.image_rows) * static_cast<u32>(a.pitch_bytes),
+                          a.by_plane};
+    hold(finder.spots);
+    hold(finder.plane);
+    hold(finder.image_bytes);
+    return finder;
+  }
+
+  __device__ PixelPlaces find(int pixel) const {
+    PixelPlaces places;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const u32 image = divide_by(pixel + 8 * half, by_plane);
+      const u32 spot = load_shared(spots + 4 * (pixel + 8 * half - image * plane));
+      places.border[half] = Spot::border_of(spot);
+      places.offset[half] = Spot::offset_of(spot) + image * image_bytes;
+    }
+    return places;
+  }
+};
+
+// Reads the fragments of a patch as soon as it is there, and returns it to the producer.
+__device__ inline void take_patch(const Work& work, const Stage& stage, const PixelPlaces& pixels,
+                                  const LaneDepth& depth, bool leader, Fragments& fragments) {
+  const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+  wait_barrier(full, stage.phase);
+  const u32 origin = load_shared(work.shared + Layout::kOrigins + 4 * stage.index);
+  const u32 rows[2] = {pixels.offset[0] + origin, pixels.offset[1] + origin};
+  fragments.load(rows, depth);
+  __syncwarp();
+  if (leader) arrive(full + Layout::kEmpty - Layout::kFull);
+}
+
+__device__ void consume(const Work& work, int consumer) {
+  const WgmmaArguments& a = work.a;
+  prepare<OUT>(work);
+  const int first_row =
+      consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
+  const PlaceFinder finder = PlaceFinder::of(work);
+  const FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
+  const LaneDepth depth = LaneDepth::of(a);
+  Epilogue epilogue = Epilogue::of(work, first_row);
+
+  u32 leader = threadIdx.x % 32 == 0;
+  hold(leader);
+  Stage stage;
+  Fragments fragments;
+  PixelPlaces places = finder.find(work.first_tile * kTileM + first_row);
+  const auto take = [&] {
+    take_patch(work, stage, places, depth, leader != 0, fragments);
+    stage.advance(a);
+  };
+  if constexpr (kRoomy) take();
+  int tile = work.first_tile;
+  bool more;
+  do {
+    if constexpr (!kRoomy) take();
+    Sums sums;
+    fragments.multiply(filters, sums);
+    const u32 border[2] = {places.border[0], places.border[1]};
+    tile += work.walkers;
+    more = tile < static_cast<int>(a.pixel_tiles);
+    places = finder.find(tile * kTileM + first_row);
+    wait_products();
+    if constexpr (kRoomy) {
+      if (more) take();
+    }
+    epilogue.store(work, border, sums);
+  } while (more);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    conv_wgmma_rows(const __grid_constant__ WgmmaArguments a) {
+  extern __shared__ __align__(128) u8 dynamic[];
+  const Work work = Work::of(a, shared_address(dynamic));
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < static_cast<int>(a.stages); ++i) {
+      init_barrier(work.shared + Layout::kFull + 8 * i, 1);
+      init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
+    }
+  }
+  fill_patches(a, work.shared + work.layout.patches);
+  __syncthreads();
+
+  // The same in all lanes, and known to be.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp == 4 * CONSUMERS) {
+    produce(work);
+  } else {
+    consume(work, warp / 4);
+  }
+}

@@ -1,0 +1,101 @@
+// The producer of conv_wgmma_rows, a warp: it has rows of images copied into patches.
+#pragma once
+
+#include "conv_wgmma_ring.cuh"
+#include "conv_wgmma_rows_tile.cuh"
+
+constexpr u32 kPadWord = PAD_ONES ? ~0u : 0u;
+
+// The rows of the stack of padded images that a tile reads.
+struct PatchRows {
+  int image;  // the first row's
+  int row;    // of the padded image
+  int count;
+
+  static __device__ PatchRows of(const WgmmaArguments& a, int tile) {
+    const int first = divide_by(tile * kTileM, a.by_out_width);
+    const int last = divide_by(tile * kTileM + kTileM - 1, a.by_out_width);
+    const int image = divide_by(first, a.by_out_height);
+    const int images_on = divide_by(last, a.by_out_height) - image;
+    const int out_height = static_cast<int>(a.out_height);
+    const int step = static_cast<int>(a.step_rows);
+    const int rows_on = (last - first - images_on * out_height) * step;
+    return {image, (first - image * out_height) * step,
+            images_on * static_cast<int>(a.image_rows) + rows_on + static_cast<int>(a.reach_rows)};
+  }
+};
+
+// Rows outside the images: nothing is copied there.
+__device__ inline void fill_rows(const WgmmaArguments& a, u32 rows, u32 target) {
+  if (rows == 0) return;
+  for (; rows != 0; rows >>= 1) {
+    if (rows & 1) {
+      for (int i = threadIdx.x % 32 * 16; i < static_cast<int>(a.row_bytes); i += 32 * 16) {
+        fill_shared(target + i, kPadWord);
+      }
+    }
+    target += static_cast<u32>(a.pitch_bytes);
+  }
+  order_before_copies();
+}
+
+// A row a lane.
+__device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows, u32 patch,
+                                  u32 full) {
+  const int lane = threadIdx.x % 32;
+  const int row_bytes = static_cast<int>(a.row_bytes);
+  const u32 inside_rows = patch + static_cast<u32>(a.inside_bytes);
+#pragma unroll 1
+  for (int first = 0; first < rows.count; first += 32) {
+    const int row = first + lane;
+    const int images_on = divide_by(rows.row + row, a.by_image_rows);
+    const int in_image = rows.row + row - images_on * static_cast<int>(a.image_rows);
+    const int image = rows.image + images_on;
+    const int image_row =
+        in_image * static_cast<int>(a.skip_rows) - static_cast<int>(a.padding_rows);
+    const bool wanted = row < rows.count;
+    const bool inside = wanted && image < static_cast<int>(a.batch) &&
+                        static_cast<u32>(image_row) < static_cast<u32>(a.height);
+    const u32 target = inside_rows + row * static_cast<int>(a.pitch_bytes);
+    const u32 copied = __ballot_sync(kAllLanes, inside);
+    fill_rows(a, __ballot_sync(kAllLanes, wanted && !inside),
+              inside_rows + first * static_cast<int>(a.pitch_bytes));
+    if (lane == 0) expect_bytes(full, __popc(copied) * row_bytes);
+    __syncwarp();
+    if (inside) {
+      const i64 source = (image * a.height + image_row) * (a.row_bytes / 4);
+      copy_row(target, a.x + source, row_bytes, full);
+    }
+  }
+}
+
+__device__ inline void produce(const Work& work) {
+  const WgmmaArguments& a = work.a;
+  Stage stage;
+#pragma unroll 1
+  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
+    const PatchRows rows = PatchRows::of(a, tile);
+    const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+    const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+    wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
+    fill_patch(a, rows, patch, full);
+    if (threadIdx.x % 32 == 0) {
+      // Where the first of the padded images would begin.
+      const int above = rows.image * static_cast<int>(a.image_rows) + rows.row;
+      store_shared(work.shared + Layout::kOrigins + 4 * stage.index,
+                   patch - above * static_cast<u32>(a.pitch_bytes));
+    }
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(full);
+    stage.advance(a);
+  }
+}
+
+// The padding beside the images, which no copy reaches.
+__device__ inline void fill_patches(const WgmmaArguments& a, u32 patches) {
+  const u32 end = patches + static_cast<u32>(a.stages * a.stage_bytes);
+  for (u32 to = patches + threadIdx.x * 16; to < end; to += kThreads * 16) {
+    fill_shared(to, kPadWord);
+  }
+  order_before_copies();
+}

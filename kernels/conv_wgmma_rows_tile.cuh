@@ -1,0 +1,172 @@
+// The tile of conv_wgmma_rows, its arguments and its shared memory.
+//
+// Compiled with
+//   OUT         float16, bfloat16, float32 or bits
+//   TILE_N      output channels of a block, a multiple of 32
+//   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
+//   KERNEL_ROWS, KERNEL_COLUMNS
+//   WORDS       of a pixel: 1, 2, 4 or 8
+//   STORES      how floats are stored: kWide, kSingle or kPixels
+//   PAD_ONES    1 where taps outside the image count as +1
+//   MASKED      1 where a pixel's last word has a tail
+//
+// A patch is what a tile of pixels reads: some rows of the padded images, as they lie in memory,
+// pixel by pixel. A product takes 8 words of depth, two a lane of the four that share a row: see
+// Depth for which.
+#pragma once
+
+#include "conv_wgmma_channels.cuh"
+
+struct WgmmaArguments : ConvArguments {
+  i64 channel_tiles;
+  i64 pixel_tiles;
+  i64 walkers;      // blocks with the same channels
+  i64 step_pixels;  // from a tile of a block to its next
+  i64 step_words;   // of packed output
+  i64 stages;       // patches in flight
+  i64 stage_bytes;
+  i64 row_bytes;     // of the image
+  i64 pitch_bytes;   // from a row of a patch to the next
+  i64 first_bytes;   // from there to the first tap of the first output
+  i64 inside_bytes;  // to the image's first pixel: a multiple of 16
+  i64 image_rows;    // of one padded image
+  i64 by_image_rows;
+  i64 by_out_width;
+  i64 by_out_height;
+  i64 by_plane;    // outputs of an image
+  i64 step_rows;   // rows of the padded image from one output row to the next
+  i64 skip_rows;   // rows of the image from one row of the padded image to the next
+  i64 reach_rows;  // rows of the padded image under one output pixel
+  i64 reach_columns;
+  i64 tap_rows_inverse;
+  i64 tap_columns_inverse;
+  i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
+  i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
+  i64 cut_first_columns;
+  i64 cut_last_columns;
+};
+
+constexpr int kTileM = kProductM * CONSUMERS;
+constexpr int kConsumerThreads = kWarpgroup * CONSUMERS;
+constexpr int kThreads = kConsumerThreads + 32;  // and the producer, a warp
+constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
+constexpr int kStepWords = 8;  // of depth, in a product
+constexpr int kStepTaps = kStepWords / WORDS;
+constexpr int kSteps = (kTaps + kStepTaps - 1) / kStepTaps;  // products of a tile
+constexpr int kChunks = 2 * kSteps;
+constexpr int kPixelBytes = 4 * WORDS;
+// Sixteen more columns have all bits set: their sums are popc(a), in every lane.
+constexpr int kColumns = TILE_N + 16;
+// Of a consumer, beside its sums and fragments: the producer's warp costs as many as a warpgroup.
+constexpr int kSpareRegisters =
+    65536 / (kConsumerThreads + kWarpgroup) / 8 * 8 - kColumns / 2 - 4 * kSteps;
+constexpr int kFilterChunkBytes = kColumns * kChunkBytes;
+constexpr int kSetSum = TILE_N / 2;  // where a lane finds that sum; of its other row, 2 further
+
+// Whether there are registers, beside a tile's sums, for the next tile's fragments and for what
+// could be computed again. (Registers are given to four warps at a time. Floats take more, and
+// their time goes to memory.)
+constexpr int kRegisters = 65536 / ((kThreads + kWarpgroup - 1) / kWarpgroup * kWarpgroup);
+constexpr bool kRoomy = Channel<OUT>::kPacked && kColumns / 2 + 4 * kSteps + 44 <= kRegisters;
+
+__device__ inline void hold(u32& value) {
+  if constexpr (kRoomy) pin(value);
+}
+
+// The order of depth. Chunk 2k + i, word t is what lane t of the four that share a row holds in
+// register 2i (+ 1 for its other row) of step k: of two words or more a pixel, its two are
+// neighbours in memory.
+struct Depth {
+  int tap;  // may be past the last: then the filters have no bits there
+  int word;
+
+  static __device__ Depth at(int chunk, int t) {
+    if constexpr (WORDS == 1) {
+      return {chunk * kChunkWords + t, 0};
+    } else {
+      return {chunk / 2 * kStepTaps + 2 * t / WORDS, 2 * t % WORDS + chunk % 2};
+    }
+  }
+
+  // Where the word of a filter stands in its column of the filters.
+  static __device__ int offset_of(int tap, int word) {
+    int chunk, t;
+    if constexpr (WORDS == 1) {
+      chunk = tap / kChunkWords;
+      t = tap % kChunkWords;
+    } else {
+      chunk = tap / kStepTaps * 2 + word % 2;
+      t = (tap % kStepTaps * WORDS + word) / 2;
+    }
+    return chunk * kFilterChunkBytes + 4 * t;
+  }
+};
+
+// Where the first tap of an output pixel lies in its padded image, in bytes, and its border class.
+struct Spot {
+  static constexpr int kClassBits = 12;
+
+  static __device__ u32 make(int offset, int border) {
+    return static_cast<u32>(offset) << kClassBits | static_cast<u32>(border);
+  }
+  static __device__ u32 offset_of(u32 spot) { return spot >> kClassBits; }
+  static __device__ u32 border_of(u32 spot) { return spot & ((1u << kClassBits) - 1); }
+};
+
+// Addresses in shared memory: barriers, where padded images begin, constants of the channels,
+// counted bits, spots, filters, patches.
+struct Layout {
+  static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
+  static constexpr int kEmpty = kFull + 8 * kMaxStages;
+  static constexpr int kOrigins = kEmpty + 8 * kMaxStages;  // u32 [stages]
+  static constexpr int kAlpha = kOrigins + 4 * kMaxStages;  // float [TILE_N]
+  static constexpr int kAddend = kAlpha + 4 * TILE_N;
+  static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
+  static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
+  static constexpr int kThresholds = kAddend + 4 * TILE_N;      // int [TILE_N]
+  static constexpr int kCounted = kThresholds + 4 * TILE_N;     // int [kTaps][TILE_N]
+  static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;  // [classes], per channel
+  static constexpr int kClassBytes =
+      4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
+
+  int spots;  // u32 [plane]
+  int filters;
+  int patches;
+
+  static __device__ Layout of(const WgmmaArguments& a) {
+    Layout layout;
+    layout.spots = kTable + kClassBytes * classes(a);
+    const int plane = static_cast<int>(a.out_height) * static_cast<int>(a.out_width);
+    layout.filters = (layout.spots + 4 * plane + 127) / 128 * 128;
+    layout.patches = layout.filters + kChunks * kFilterChunkBytes;
+    return layout;
+  }
+
+  static __device__ int column_classes(const WgmmaArguments& a) {
+    return static_cast<int>(1 + a.cut_first_columns + a.cut_last_columns);
+  }
+
+  static __device__ int classes(const WgmmaArguments& a) {
+    return static_cast<int>(1 + a.cut_first_rows + a.cut_last_rows) * column_classes(a);
+  }
+};
+
+// What every role knows of its block.
+struct Work {
+  const WgmmaArguments& a;
+  Channels channels;
+  Layout layout;
+  int first_tile;
+  int walkers;
+  u32 shared;  // address of the dynamic shared memory
+
+  static __device__ Work of(const WgmmaArguments& a, u32 shared) {
+    const int channel_tiles = static_cast<int>(a.channel_tiles);
+    return {a,
+            Channels::at(0, static_cast<int>(blockIdx.x) % channel_tiles, a.out_channels),
+            Layout::of(a),
+            static_cast<int>(blockIdx.x) / channel_tiles,
+            static_cast<int>(a.walkers),
+            shared};
+  }
+};

@@ -1,0 +1,155 @@
+"""The plan of conv_wgmma_rows, without a GPU: what it takes, and that its bounds hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from configurations import ROWS
+from hypothesis import given
+from hypothesis import strategies as st
+from test_plan import CALL, layer, macros
+
+from binop._cuda import launches
+from binop._cuda.conv_call import ConvCall
+from binop._cuda.launches import Device, Launch
+from binop._cuda.plan_conv import plan_conv
+from binop._cuda.plan_wgmma import border_classes, border_cuts
+from binop._cuda.plan_wgmma_rows import RowsMemory, RowsTile, plan_wgmma_rows, why_not_wgmma_rows
+from binop._cuda.wgmma_geometry import axes, patch_rows
+from binop._cuda.wgmma_rows_layout import COPY_BYTES, RowLayout, _waits, steps_of
+from binop.geometry import Conv2dGeometry
+
+H200 = Device((9, 0), 132, 232448, 233472)
+BITS = replace(CALL, out="bits")
+
+
+def sizes(launch: Launch) -> dict[str, int]:
+    assert launch.kernel.source == "conv_wgmma_rows.cu"
+    names = launches.CONV_SIZES + launches.WGMMA_ROWS_SIZES
+    return dict(zip(names, launch.sizes, strict=True))
+
+
+@pytest.mark.parametrize("geometry", [layer(64, 56, 64), layer(128, 28, 128)])
+def test_few_channels_get_whole_rows(geometry: Conv2dGeometry) -> None:
+    launch = plan_conv(geometry, BITS, H200)
+    assert launch is not None
+    size = sizes(launch)
+    assert macros(launch)["WORDS"] == geometry.channels // 32
+    assert launch.threads == 128 * int(macros(launch)["CONSUMERS"]) + 32
+    assert launch.blocks == size["walkers"] * size["channel_tiles"] <= 132
+    assert size["step_pixels"] == size["walkers"] * 64 * int(macros(launch)["CONSUMERS"])
+    assert size["step_words"] == size["step_pixels"] * geometry.out_channels // 32
+
+
+@pytest.mark.parametrize(
+    ("geometry", "call", "device", "why"),
+    [
+        (layer(64, 8, 64), CALL, Device((8, 9), 128, 101376, 102400), "warpgroup-wide"),
+        (replace(layer(64, 8, 24), groups=2), CALL, H200, "groups"),
+        (layer(96, 8, 64), CALL, H200, "words"),
+        (layer(512, 8, 64), CALL, H200, "words"),
+        (layer(64, 7, 64), CALL, H200, "aligned"),
+        (layer(64, 8, 64), replace(CALL, alignment=8), H200, "aligned"),
+        (replace(layer(256, 30, 64), kernel=(4, 4)), CALL, H200, "too many taps"),
+        (replace(layer(64, 2, 64), padding=(4, 4)), CALL, H200, "smaller than the kernel"),
+        (layer(32, 2000, 64), CALL, H200, "too large"),
+        (layer(64, 236, 64), CALL, H200, "shared memory"),
+        (layer(128, 7, 64), CALL, H200, None),
+        (layer(33, 8, 5), BITS, H200, None),
+    ],
+)
+def test_what_it_does_not_take(
+    geometry: Conv2dGeometry, call: ConvCall, device: Device, why: str | None
+) -> None:
+    reason = why_not_wgmma_rows(geometry, call, device)
+    assert (reason is None) == (why is None), reason
+    assert why is None or re.search(why, str(reason))
+    launch = plan_conv(geometry, call, device)
+    assert launch is not None  # another kernel takes it
+    assert why is None or launch.kernel.source != "conv_wgmma_rows.cu"
+
+
+def test_it_takes_the_cases_that_are_its_own() -> None:
+    call = replace(CALL, pad_value=-1)
+    for case in ROWS:
+        geometry = Conv2dGeometry(
+            case.n, case.c, case.h, case.w, case.o, case.kernel, case.stride, case.padding,
+            case.dilation, 1,
+        )  # fmt: skip
+        assert why_not_wgmma_rows(geometry, call, H200) is None, case.name
+
+
+geometries = st.builds(
+    lambda words, height, width, kernel, stride, padding, dilation, batch: Conv2dGeometry(
+        batch, 32 * words, height, width, 64, kernel, stride, padding, dilation, 1
+    ),
+    words=st.sampled_from([1, 2, 4, 8]),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    batch=st.integers(1, 50),
+)
+
+
+@given(geometry=geometries)
+def test_rows_hold_every_tap_and_copies_are_aligned(geometry: Conv2dGeometry) -> None:
+    if geometry.out_height < 1 or geometry.out_width < 1:
+        return
+    pixel = geometry.channels // 32 * 4
+    layout = RowLayout.of(geometry)
+    assert layout.inside % COPY_BYTES == layout.pitch % COPY_BYTES == 0
+    assert layout.inside - layout.first == geometry.padding[1] * pixel
+    last = (geometry.out_width - 1) * geometry.stride[1]
+    last += geometry.dilation[1] * (geometry.kernel[1] - 1)
+    assert layout.first + (last + 1) * pixel <= layout.pitch
+    assert layout.inside + geometry.width * pixel <= layout.pitch
+
+
+@given(geometry=geometries, consumers=st.integers(1, 6))
+def test_every_tile_s_rows_have_room_in_a_stage(geometry: Conv2dGeometry, consumers: int) -> None:
+    if geometry.out_height < 1 or geometry.out_width < 1:
+        return
+    cuts = border_cuts(geometry, 0)
+    if cuts is None:
+        return
+    rows, columns = axes(geometry)
+    tile = RowsTile(64, consumers)
+    memory = RowsMemory.of(geometry, tile, border_classes(cuts), True)
+    bound = patch_rows(rows, columns, tile.pixels)
+    assert bound * RowLayout.of(geometry).pitch <= memory.stage
+    for first in range(0, geometry.batch * rows.out * columns.out, tile.pixels):
+        # As PatchRows of conv_wgmma_rows_patch.cuh counts them.
+        above, below = first // columns.out, (first + tile.pixels - 1) // columns.out
+        images = below // rows.out - above // rows.out
+        count = images * rows.padded + (below - above - images * rows.out) * rows.step
+        assert count + rows.reach <= bound
+
+
+def test_rows_stand_so_that_taps_of_a_product_fall_into_different_banks() -> None:
+    for channels, size in ((64, 56), (128, 28), (256, 14)):
+        geometry = layer(channels, size, channels)
+        layout = RowLayout.of(geometry)
+        loads = steps_of(geometry) * 2  # two words a lane, of half the lanes at once
+        assert _waits(geometry, layout.pitch) == loads // 2
+        others = range(layout.pitch, layout.pitch + 128, COPY_BYTES)
+        assert max(_waits(geometry, pitch) for pitch in others) >= loads // 2
+
+
+def test_every_launch_fits() -> None:
+    for channels in (3, 32, 64, 128, 100, 256):
+        for size in (8, 28, 56, 112):
+            for kernel in (1, 3):
+                geometry = replace(
+                    layer(channels, size, 256), kernel=(kernel,) * 2, padding=(kernel // 2,) * 2
+                )
+                for out in ("bits", "float32"):
+                    call = replace(CALL, out=out)
+                    assert why_not_wgmma_rows(geometry, call, H200) is None
+                    launch = plan_wgmma_rows(geometry, call, H200)
+                    assert launch.shared_bytes <= H200.block_shared_bytes
+                    assert sizes(launch)["stages"] >= 2
