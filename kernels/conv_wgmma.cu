@@ -2,10 +2,9 @@
 // columns output channels, and the depth runs over channels and taps.
 //
 // A block loads its filters into shared memory once and walks over tiles of output pixels. One
-// warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 rows each.
-// They read a tap's rows as fragments from anywhere in the patch, so that strides, dilations and
-// small images waste nothing; or (LINEAR) they multiply them where they lie, which leaves the
-// warps free, but multiplies the padding between rows of the image, too.
+// warpgroup, the producers, copies patches of the image; the consumers share a tile, 64 pixels
+// each: they read a tap's rows as fragments from anywhere in the patch (so that strides, dilations
+// and small images waste nothing), multiply, and store while others' products run.
 //
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
@@ -108,43 +107,9 @@ __device__ inline void arrive_for_warp(u32 barrier) {
   if (threadIdx.x % 32 == 0) arrive(barrier);
 }
 
-// The products of a slab that stays in shared memory, from the warpgroup's first row on. They go
-// on when this returns.
-__device__ inline void multiply_linear(u32 rows, const ChunkSteps& steps,
-                                       FilterTile<TILE_N> filters, bool first, Sums& sums) {
-  begin_products();
-#pragma unroll
-  for (int k = 0; k < kSteps; ++k) {
-    const int offset = steps.offset(2 * k);
-    const int next = steps.offset(2 * k + 1) - offset;
-    multiply_async(sums, ActivationRows::at(rows + offset, next), filters, k > 0 || !first);
-    filters.low += FilterTile<TILE_N>::kStep;
-  }
-  commit_products();
-}
-
-// Set bits of a row in the slab: in the first chunks of its steps, or in the second ones.
-__device__ inline int count_row(u32 row, const ChunkSteps& steps, bool second) {
-  uint4 words[kSteps];
-#pragma unroll
-  for (int k = 0; k < kSteps; ++k) {
-    const int first_offset = steps.offset(2 * k);
-    words[k] = load_chunk(row + (second ? steps.offset(2 * k + 1) : first_offset));
-  }
-  __syncwarp();  // for the compiler, which would load each where it is counted
-  int set = 0;
-#pragma unroll
-  for (int k = 0; k < kSteps; ++k) {
-    const int bits =
-        __popc(words[k].x) + __popc(words[k].y) + __popc(words[k].z) + __popc(words[k].w);
-    set += kHalfStep && k == kSteps - 1 && second ? 0 : bits;
-  }
-  return set;
-}
-
 // The rows of this lane for the epilogue, as far as the words behind the patch tell.
-__device__ inline void read_rows(u32 words, i64 position, LaneRows& rows) {
-  rows.position = position;
+__device__ inline void read_rows(u32 words, i64 first_pixel, LaneRows& rows) {
+  rows.first = first_pixel;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const u32 at = RowWords::at(words, threadIdx.x % 32 / 4 + 8 * half);
@@ -171,8 +136,7 @@ __device__ inline void pass_turn(int consumer) {
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
-  const int warp_row = threadIdx.x % kWarpgroup / 32 * 16;
-  const int first_row = consumer * kProductM + warp_row;  // of the tile
+  const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;  // of the tile
   const int slabs = static_cast<int>(a.slabs);
   const ChunkSteps steps = ChunkSteps::of(a);
   const bool staggered =
@@ -189,57 +153,34 @@ __device__ void consume(const Work& work, int consumer) {
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     LaneRows rows;
-    u32 place = 0;  // bytes in a patch: of the row that this lane loads, or the warpgroup's first
-    int counted = 0;
-    u32 held = 0;  // the barrier of the stage that products may be reading
+    u32 place = 0;  // of the row that this lane loads, in a patch
     Sums sums;
     FilterTile<TILE_N> filters = FilterTile<TILE_N>::at(work.shared + work.layout.filters);
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
-      const u32 empty = work.shared + Layout::kEmpty + 8 * stage.index;
       wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
       if (slab == 0) {
         const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes);
         read_rows(RowWords::at(words, first_row), static_cast<i64>(tile) * kTileM + first_row,
                   rows);
-        const int mine = LINEAR ? first_row - warp_row : first_row + lane % 16;
-        place = RowWords::entry_of(load_shared(RowWords::at(words, mine))) * kChunkBytes;
-      } else if (!LINEAR) {
+        const u32 mine = RowWords::at(words, first_row + lane % 16);
+        place = RowWords::entry_of(load_shared(mine)) * kChunkBytes;
+      } else {
         wait_products();  // they read the registers that are loaded now
       }
-      if constexpr (LINEAR) {
-        multiply_linear(patch + place, steps, filters, slab == 0, sums);
-        const u32 row = patch + place + (warp_row + lane % 16) * kChunkBytes;
-        counted += count_row(row, steps, lane >= 16);
-        if (slab > 0) {
-          wait_products<1>();
-          arrive_for_warp(held);
-        }
-        held = empty;
-      } else {
-        Fragments fragments;
-        fragments.load(patch + place, steps);
-        arrive_for_warp(empty);
-        fragments.multiply(filters, slab == 0, sums, rows.set);
-      }
+      Fragments fragments;
+      fragments.load(patch + place, steps);
+      arrive_for_warp(work.shared + Layout::kEmpty + 8 * stage.index);
+      fragments.multiply(filters, slab == 0, sums, rows.set);
       stage.advance(a);
       filters.low += kSteps * FilterTile<TILE_N>::kStep;
     }
-    if constexpr (LINEAR) {
-      counted += __shfl_xor_sync(kAllLanes, counted, 16);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        rows.set[half] = __shfl_sync(kAllLanes, counted, lane / 4 + 8 * half);
-      }
-    } else {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
-    }
+    for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     // Late: meanwhile the first products run.
     if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
     wait_products();
-    if constexpr (LINEAR) arrive_for_warp(held);
     const bool in_turn = CONSUMERS > 1 && staggered && tile == work.first_tile;
     if (in_turn) wait_turn(consumer);
     store_tile<OUT>(a, work.channels, work.shared, rows, sums);

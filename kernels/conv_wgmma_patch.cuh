@@ -5,38 +5,40 @@
 #include "conv_wgmma_border.cuh"
 #include "conv_wgmma_tile.cuh"
 
-// The first position of a tile, carried from tile to tile.
+// The first output pixel of a tile, carried from tile to tile.
 struct TileStart {
   int image;
   int row;
   int column;
-  i64 position;
+  i64 pixel;
 
-  // For the first tiles of the blocks: a small position.
-  static __device__ TileStart at(const WgmmaArguments& a, int position) {
-    const int rows = divide_small(position, a.raster_columns_inverse);
-    const int image = divide_small(rows, a.raster_rows_inverse);
-    return {image, rows - image * static_cast<int>(a.raster_rows),
-            position - rows * static_cast<int>(a.raster_columns), position};
+  // For the first tiles of the blocks: a small number.
+  static __device__ TileStart at(const WgmmaArguments& a, int pixel) {
+    const int rows = divide_small(pixel, a.out_width_inverse);
+    const int image = divide_small(rows, a.out_height_inverse);
+    return {image, rows - image * static_cast<int>(a.out_height),
+            pixel - rows * static_cast<int>(a.out_width), pixel};
   }
 
-  __device__ void advance(const WgmmaArguments& a, i64 positions) {
-    position += positions;
-    column += static_cast<int>(a.skip_raster_columns);
-    const int wrapped_column = column >= static_cast<int>(a.raster_columns);
-    column -= wrapped_column ? static_cast<int>(a.raster_columns) : 0;
-    row += static_cast<int>(a.skip_raster_rows) + wrapped_column;
-    const int wrapped_row = row >= static_cast<int>(a.raster_rows);
-    row -= wrapped_row ? static_cast<int>(a.raster_rows) : 0;
+  __device__ void advance(const WgmmaArguments& a, i64 pixels) {
+    pixel += pixels;
+    column += static_cast<int>(a.skip_out_columns);
+    const int wrapped_column = column >= static_cast<int>(a.out_width);
+    column -= wrapped_column ? static_cast<int>(a.out_width) : 0;
+    row += static_cast<int>(a.skip_out_rows) + wrapped_column;
+    const int wrapped_row = row >= static_cast<int>(a.out_height);
+    row -= wrapped_row ? static_cast<int>(a.out_height) : 0;
     image += static_cast<int>(a.skip_images) + wrapped_row;
   }
 
-  // Positions from here to the end.
-  __device__ i64 left(const WgmmaArguments& a) const { return a.positions - position; }
+  // Pixels from here to the end.
+  __device__ i64 left(const WgmmaArguments& a) const {
+    return a.batch * a.out_height * a.out_width - pixel;
+  }
 };
 
 // A row of the tile: where its first tap lies in the patch, counted in rows from the patch's
-// first, and where it lies in the raster.
+// first, and where the pixel lies in the output.
 struct TileRow {
   int patch_row;
   int images_on;
@@ -45,18 +47,13 @@ struct TileRow {
 
   static __device__ TileRow at(const WgmmaArguments& a, const TileStart& start, int index) {
     const int column = start.column + index;
-    const int rows_down = divide_small(column, a.raster_columns_inverse);
+    const int rows_down = divide_small(column, a.out_width_inverse);
     const int row = start.row + rows_down;
-    const int images_on = divide_small(row, a.raster_rows_inverse);
-    const int row_in_image = row - images_on * static_cast<int>(a.raster_rows);
+    const int images_on = divide_small(row, a.out_height_inverse);
+    const int row_in_image = row - images_on * static_cast<int>(a.out_height);
     return {images_on * static_cast<int>(a.patch_rows) +
                 (row_in_image - start.row) * static_cast<int>(a.step_rows),
-            images_on, row_in_image, column - rows_down * static_cast<int>(a.raster_columns)};
-  }
-
-  __device__ bool in_output(const WgmmaArguments& a) const {
-    return !LINEAR ||
-           (row < static_cast<int>(a.out_height) && column < static_cast<int>(a.out_width));
+            images_on, row_in_image, column - rows_down * static_cast<int>(a.out_width)};
   }
 };
 
@@ -194,7 +191,7 @@ __device__ inline int patch_rows_of(const WgmmaArguments& a, const TileStart& st
   return TileRow::at(a, start, last).patch_row + static_cast<int>(a.reach_rows);
 }
 
-// The words of the tile's rows. Rows past the last position read what the first does.
+// The words of the tile's rows. Rows past the last pixel read the first pixel's.
 __device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& start,
                                      const BorderAxis& rows, const BorderAxis& columns,
                                      u32 target) {
@@ -206,7 +203,7 @@ __device__ inline void describe_rows(const WgmmaArguments& a, const TileStart& s
     const TileRow row = TileRow::at(a, start, index < left ? index : 0);
     const int entry = row.patch_row * static_cast<int>(a.patch_columns) +
                       row.column * static_cast<int>(a.step_columns);
-    const bool exists = index < left && row.in_output(a);
+    const bool exists = index < left;
     int border = 0;
     if (exists && Layout::classes(a) > 1) {
       border = rows.class_of(row.row) * Layout::column_classes(a) + columns.class_of(row.column);

@@ -75,7 +75,7 @@ struct FloatEpilogue {
   __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
     const WgmmaArguments& a = work.a;
     LaneRows rows;
-    rows.position = pixel - static_cast<int>(threadIdx.x % 32 / 4);
+    rows.first = pixel - static_cast<int>(threadIdx.x % 32 / 4);
     const int pixels = static_cast<int>(a.batch * a.out_height * a.out_width);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {

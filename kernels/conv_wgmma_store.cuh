@@ -17,7 +17,7 @@ using Sums = ProductSums<kColumns>;
 
 // The two rows of this lane (8 apart).
 struct LaneRows {
-  i64 position;   // of the warp's first row in the raster
+  i64 first;      // pixel of the warp
   int pixel[2];   // negative: none
   u32 border[2];  // classes
   int set[2];     // popc(a)
@@ -261,7 +261,7 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
   if constexpr (STORES == kPixels) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      pixels[half] = LanePixels<Out>::of(a, channels, rows.position + 8 * half);
+      pixels[half] = LanePixels<Out>::of(a, channels, rows.first + 8 * half);
     }
   }
   const auto load_counted = [&](int turn) {

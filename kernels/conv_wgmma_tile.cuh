@@ -3,10 +3,7 @@
 // Compiled with
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
-//   CONSUMERS   warpgroups that multiply: 64 rows each of the block's tile
-//   LINEAR      0: the rows of a tile are output pixels, gathered from the patch into registers.
-//               1: they are neighbours in the padded image, multiplied where they lie; those that
-//               are no output pixels are left out of the stores (stride 1, WORD_TAPS 1)
+//   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
 //   KERNEL_ROWS, KERNEL_COLUMNS
 //   WORD_TAPS   taps of a kernel row that share 16 bytes of depth: 4, 2 or 1 for groups of one
 //               word, of two, of more
@@ -40,11 +37,8 @@ struct WgmmaArguments : ConvArguments {
   i64 patch_columns_inverse;
   i64 patch_rows;  // rows of one padded image
   i64 patch_rows_inverse;
-  i64 raster_columns;  // where tiles walk: the output, or (LINEAR) the padded image
-  i64 raster_columns_inverse;
-  i64 raster_rows;
-  i64 raster_rows_inverse;
-  i64 positions;   // of the raster, to the last output pixel
+  i64 out_width_inverse;
+  i64 out_height_inverse;
   i64 reach_rows;  // rows of the padded image under one output pixel
   i64 reach_columns;
   i64 step_rows;  // rows of the padded image from one output row to the next
@@ -55,9 +49,9 @@ struct WgmmaArguments : ConvArguments {
   i64 tap_columns;
   i64 tap_rows_inverse;
   i64 tap_columns_inverse;
-  i64 skip_images;  // from a tile to the block's next: images, rows and columns of the raster
-  i64 skip_raster_rows;
-  i64 skip_raster_columns;
+  i64 skip_images;  // from a tile to the block's next: images, output rows and columns
+  i64 skip_out_rows;
+  i64 skip_out_columns;
   i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
   i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
   i64 cut_first_columns;
@@ -84,7 +78,7 @@ constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 // Of a consumer, beside its sums and the fragments that products may still be reading.
 constexpr int kSpareRegisters =
-    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - kColumns / 2 - (LINEAR ? 0 : 4 * kSteps);
+    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - kColumns / 2 - 4 * kSteps;
 
 // Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
 // filters, patches (STAGES of them).

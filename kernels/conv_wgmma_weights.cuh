@@ -67,8 +67,9 @@ __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsum
 // A slab of a filter, by the four lanes that share a column: a lane takes every fourth chunk.
 constexpr int kLanesOfColumn = 4;
 
-// Whole chunks go through registers: with several loads in flight they are faster there than
-// asynchronous copies, of which each waits for the one before it to take its addresses.
+// Whole chunks go through registers, several loads in flight: for many filters that is faster than
+// asynchronous copies, of which each waits for the one before it to take its addresses. (For the
+// few of a small block it is not.)
 __device__ inline void load_slab(const WgmmaArguments& a, const u32* filter, bool exists, int slab,
                                  int lane_chunk, u32 to) {
   constexpr int kMine = (kSlabChunks + kLanesOfColumn - 1) / kLanesOfColumn;
@@ -126,7 +127,7 @@ __device__ inline void load_filters(const WgmmaArguments& a, const Channels& cha
     const u32* filter = a.weight + static_cast<i64>(channels.first + channel) *
                                        (kTaps * static_cast<int>(a.group_words));
     const u32 to = target + slab * kSlabChunks * kFilterChunkBytes + column * kChunkBytes;
-    if constexpr (WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED) {
+    if constexpr (CONSUMERS > 1 && WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED) {
       load_slab(a, filter, exists, slab, lane / 8, to);
     } else {
       copy_slab(a, filter, exists, slab, lane / 8, to);

@@ -92,10 +92,8 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Waits until all but the last `InFlight` commits have been multiplied.
-template <int InFlight = 0>
 __device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(InFlight) : "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.

@@ -19,18 +19,6 @@ struct FilterTile {
   static __device__ FilterTile at(u32 address) { return {(address >> 4) | Columns << 16}; }
 };
 
-// 64 rows of activations in shared memory: 16 bytes (128 bits of depth) of every row, one row after
-// the other, and the next 16 bytes of each `next` bytes further. Any row may be the first.
-struct ActivationRows {
-  static constexpr u32 kHigh = 8;  // as in FilterTile
-
-  u32 low;
-
-  static __device__ ActivationRows at(u32 address, u32 next) {
-    return {address >> 4 | next >> 4 << 16};
-  }
-};
-
 template <int Columns>
 struct ProductSums {
   int values[Columns / 2];
@@ -113,15 +101,6 @@ struct ProductSums {
   "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k256.s32.b1.b1.and.popc {" SUMS_##COUNT "}, "
 
 #define DEFINE_PRODUCTS(COLUMNS, COUNT, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH) \
-  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, ActivationRows a,        \
-                                        FilterTile<COLUMNS> b, int accumulate) {             \
-    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" SECOND \
-                 "};\n\tmov.b64 b, {%" THIRD ", %" FOURTH "};\n\tsetp.ne.b32 p, %" FIFTH     \
-                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                          \
-                 : BOUND_##COUNT(sums.values)                                                \
-                 : "r"(a.low), "r"(ActivationRows::kHigh), "r"(b.low),                       \
-                   "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate));                        \
-  }                                                                                          \
   __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, const u32(&a)[4],        \
                                         FilterTile<COLUMNS> b, int accumulate) {             \
     asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%" FIFTH ", %" SIXTH     \

@@ -27,9 +27,6 @@ TILES = {
 WGMMA_TILES = {
     f"{channels}x{consumers}": WgmmaTile(channels, consumers)
     for channels, consumers in ((32, 1), (64, 4), (96, 2), (128, 3), (256, 2))
-} | {
-    f"linear-{channels}x{consumers}": WgmmaTile(channels, consumers, linear=True)
-    for channels, consumers in ((64, 3), (256, 2))
 }
 
 # Of conv_wgmma_rows.
@@ -125,7 +122,6 @@ def force_wgmma_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         return min(
             plan_wgmma.tiles(*arguments),
             key=lambda tile: (
-                tile.linear != wanted.linear,
                 abs(tile.channels - wanted.channels),
                 abs(tile.consumers - wanted.consumers),
             ),

@@ -38,10 +38,10 @@ WGMMA_SIZES = (
     "walkers", "walkers_inverse", "group_channel_tiles", "group_channel_tiles_inverse",
     "out_per_group", "pixel_tiles", "slabs", "stages", "stage_bytes", "plane_bytes",
     "patch_columns", "patch_columns_inverse", "patch_rows", "patch_rows_inverse",
-    "raster_columns", "raster_columns_inverse", "raster_rows", "raster_rows_inverse", "positions",
-    "reach_rows", "reach_columns", "step_rows", "step_columns", "skip_rows", "skip_columns",
+    "out_width_inverse", "out_height_inverse", "reach_rows", "reach_columns", "step_rows",
+    "step_columns", "skip_rows", "skip_columns",
     "tap_rows", "tap_columns", "tap_rows_inverse", "tap_columns_inverse", "skip_images",
-    "skip_raster_rows", "skip_raster_columns", "cut_first_rows", "cut_last_rows",
+    "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
     "cut_first_columns", "cut_last_columns", "column_classes_inverse",
 )  # fmt: skip
 # What conv_wgmma_rows takes after CONV_SIZES.

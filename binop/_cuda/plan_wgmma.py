@@ -25,8 +25,8 @@ from binop._cuda.wgmma_geometry import (
     CHUNK_WORDS,
     MAX_STEPS,
     Depth,
-    Raster,
     axes,
+    patch_rows,
 )
 from binop.geometry import Conv2dGeometry
 from binop.packing import WORD_BITS, word_count
@@ -46,24 +46,23 @@ _MAX_INDEX = 2**16  # of a pixel in a patch
 _MAX_OFFSET = 2**31
 _ROW_BYTES = 8  # RowWords of conv_wgmma_tile.cuh
 
-# Cycles of a block, fitted to 33 times of layers and tiles on one H200 (2026-11-24, clock taken as
-# 1.85 GHz): within 20% of them, good enough to choose a tile.
-_START_CYCLES = 8500
-_FILTER_BYTES_PER_CYCLE = 10  # their copies and the counting of their bits
-_PRODUCT_CYCLES = 42  # besides half a cycle a channel
-_LINEAR_PRODUCT_CYCLES = 100  # at least
-_ROUND_CYCLES = 800
-_ROUND_CYCLES_PER_CHANNEL = 3.4  # and consumer: the epilogue
+# Cycles of a block, fitted to 25 times of layers and tiles on one H200 (2026-11-24, clock taken as
+# 1.85 GHz): within 11% of them.
+_START_CYCLES = 5600
+_FILTER_CYCLES_PER_BYTE = 0.13  # their copies and the counting of their bits
+_PRODUCT_CYCLES = 39
+_PRODUCT_CYCLES_PER_CHANNEL = 0.45
+_ROUND_CYCLES = 850
+_BITS_STORE_CYCLES = 4.5  # for a channel and a consumer
+_FLOAT_STORE_CYCLES = 8.6
 
 
 @dataclass(frozen=True)
 class WgmmaTile:
-    """Output channels of a block, the warpgroups that multiply, and whether they multiply rows of
-    the padded image where they lie (LINEAR of conv_wgmma_tile.cuh)."""
+    """Output channels of a block, and the warpgroups that multiply."""
 
     channels: int
     consumers: int
-    linear: bool = False
 
     @property
     def threads(self) -> int:
@@ -74,12 +73,10 @@ class WgmmaTile:
         return _PRODUCT_PIXELS * self.consumers
 
 
-def _most_consumers(channels: int, steps: int, stores: str, linear: bool) -> int:
+def _most_consumers(channels: int, steps: int, stores: str) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
     if channels > 128:
         return 2
-    if linear:
-        return 3
     if stores == "bits":
         return 4 if channels <= 64 and steps <= 5 else 3
     if stores == "kPixels":
@@ -99,6 +96,12 @@ def stores_of(geometry: Conv2dGeometry, call: ConvCall) -> str:
     return "kWide" if geometry.out_channels // geometry.groups % 8 == 0 else "kSingle"
 
 
+def patch_pixels(geometry: Conv2dGeometry, pixels: int) -> int:
+    """The most pixels of the padded image that so many output pixels in a row can read."""
+    rows, columns = axes(geometry)
+    return patch_rows(rows, columns, pixels) * columns.padded
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of shared memory (Layout of conv_wgmma_tile.cuh)."""
@@ -112,8 +115,7 @@ class Memory:
 
     @classmethod
     def of(cls, geometry: Conv2dGeometry, depth: Depth, tile: WgmmaTile, classes: int) -> Memory:
-        raster = Raster.of(geometry, tile.linear)
-        plane = raster.patch_pixels(*axes(geometry), tile.pixels) * CHUNK_BYTES
+        plane = patch_pixels(geometry, tile.pixels) * CHUNK_BYTES
         stage = divide_up(depth.planes * plane + _ROW_BYTES * tile.pixels, 128) * 128
         barriers = 8 * 2 * _MAX_STAGES
         taps = math.prod(geometry.kernel)
@@ -134,19 +136,6 @@ def border_classes(border: tuple[int, int, int, int]) -> int:
     return (1 + border[0] + border[1]) * (1 + border[2] + border[3])
 
 
-def _can_be_linear(geometry: Conv2dGeometry, call: ConvCall) -> bool:
-    """Whether neighbours in the padded image are neighbours in the output, and whole chunks."""
-    rows, columns = axes(geometry)
-    # What lies behind a patch is read for positions that are no outputs: at most a row's reach.
-    overrun = (columns.reach - 1) * CHUNK_BYTES
-    return (
-        rows.step == columns.step == 1
-        and Depth.of(geometry).word_taps == 1
-        and stores_of(geometry, call) != "kPixels"
-        and overrun <= _ROW_BYTES * _PRODUCT_PIXELS
-    )
-
-
 def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[WgmmaTile]:
     """Every tile that fits a problem which the kernel takes."""
     border = border_cuts(geometry, call.pad_value)
@@ -157,13 +146,12 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     stores = stores_of(geometry, call)
     most = _MAX_CHANNELS if stores != "kPixels" else _MAX_CHANNELS_OF_PIXELS
     most = min(most, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
-    for linear in (False, True) if _can_be_linear(geometry, call) else (False,):
-        for channels in range(WORD_BITS, most + 1, WORD_BITS):
-            for consumers in range(1, _most_consumers(channels, depth.steps, stores, linear) + 1):
-                tile = WgmmaTile(channels, consumers, linear)
-                memory = Memory.of(geometry, depth, tile, border_classes(border))
-                if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
-                    yield tile
+    for channels in range(WORD_BITS, most + 1, WORD_BITS):
+        for consumers in range(1, _most_consumers(channels, depth.steps, stores) + 1):
+            tile = WgmmaTile(channels, consumers)
+            memory = Memory.of(geometry, depth, tile, border_classes(border))
+            if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+                yield tile
 
 
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
@@ -177,10 +165,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         return "the kernel has too many taps"
     if geometry.taps >= _MAX_TAPS:
         return "the depth is too large for an exact float epilogue"
-    pixels = max(
-        Raster.of(geometry, linear).patch_pixels(rows, columns, _MAX_PIXELS)
-        for linear in (False, True)
-    )
+    pixels = patch_pixels(geometry, _MAX_PIXELS)
     pixel_words = geometry.groups * word_count(geometry.group_channels)
     images = 2 + _MAX_PIXELS // (rows.out * columns.out)
     if (
@@ -203,7 +188,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
 
 
 def _pixel_tiles(geometry: Conv2dGeometry, tile: WgmmaTile) -> int:
-    return divide_up(Raster.of(geometry, tile.linear).positions, tile.pixels)
+    return divide_up(out_pixels(geometry), tile.pixels)
 
 
 def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple[int, int]:
@@ -214,31 +199,27 @@ def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple
     return channel_tiles, min(walkers, _pixel_tiles(geometry, tile))
 
 
-def cycles(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> float:
+def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, device: Device) -> float:
     """About how long a tile takes."""
     depth = Depth.of(geometry)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
     steps = depth.slabs * depth.steps
-    filters = steps * 2 * tile.channels * CHUNK_BYTES / _FILTER_BYTES_PER_CYCLE
+    filters = steps * 2 * tile.channels * CHUNK_BYTES * _FILTER_CYCLES_PER_BYTE
+    product = _PRODUCT_CYCLES + _PRODUCT_CYCLES_PER_CHANNEL * tile.channels
+    store = _BITS_STORE_CYCLES if call.out == "bits" else _FLOAT_STORE_CYCLES
+    turn = _ROUND_CYCLES + tile.consumers * (steps * product + store * tile.channels)
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
-    if tile.linear:
-        one = steps * max(tile.channels / 2, _LINEAR_PRODUCT_CYCLES)
-        epilogue = _ROUND_CYCLES + _ROUND_CYCLES_PER_CHANNEL * tile.channels
-        turn = max(tile.consumers * one, one + epilogue)
-    else:
-        products = tile.consumers * steps * (tile.channels / 2 + _PRODUCT_CYCLES)
-        turn = products + _ROUND_CYCLES + _ROUND_CYCLES_PER_CHANNEL * tile.channels * tile.consumers
     return waves * (_START_CYCLES + filters + rounds * turn)
 
 
 def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> WgmmaTile:
-    return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, tile, device))
+    return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, call, tile, device))
 
 
 def wgmma_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> float:
     """Of the tile that is chosen, for a problem that ``why_not_wgmma`` finds no fault with."""
-    return cycles(geometry, _choose_tile(geometry, call, device), device)
+    return cycles(geometry, call, _choose_tile(geometry, call, device), device)
 
 
 def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
@@ -251,9 +232,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
-    raster = Raster.of(geometry, tile.linear)
-    skipped_rows, skip_columns = divmod(walkers * tile.pixels, raster.columns)
-    skip_images, skip_rows = divmod(skipped_rows, raster.rows)
+    skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
+    skip_images, skip_rows = divmod(skipped_rows, rows.out)
     group_channel_tiles = channel_tiles // geometry.groups
     sizes = conv_sizes(geometry, call) | {
         "walkers": walkers,
@@ -270,11 +250,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "patch_columns_inverse": inverse(columns.padded),
         "patch_rows": rows.padded,
         "patch_rows_inverse": inverse(rows.padded),
-        "raster_columns": raster.columns,
-        "raster_columns_inverse": inverse(raster.columns),
-        "raster_rows": raster.rows,
-        "raster_rows_inverse": inverse(raster.rows),
-        "positions": raster.positions,
+        "out_width_inverse": inverse(columns.out),
+        "out_height_inverse": inverse(rows.out),
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
         "step_rows": rows.step,
@@ -286,8 +263,8 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         "tap_rows_inverse": inverse(rows.dilation),
         "tap_columns_inverse": inverse(columns.dilation),
         "skip_images": skip_images,
-        "skip_raster_rows": skip_rows,
-        "skip_raster_columns": skip_columns,
+        "skip_out_rows": skip_rows,
+        "skip_out_columns": skip_columns,
         "cut_first_rows": border[0],
         "cut_last_rows": border[1],
         "cut_first_columns": border[2],
@@ -301,8 +278,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         memory.fixed + stages * memory.stage,
         in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores: {tile.channels} channels a block, "
-        f"{tile.consumers} consumers {'reading shared memory, ' if tile.linear else ''}"
-        f"{stages} patches in flight",
+        f"{tile.consumers} consumers {stages} patches in flight",
     )
 
 
@@ -322,7 +298,6 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("OUT", call.out),
             ("TILE_N", tile.channels),
             ("CONSUMERS", tile.consumers),
-            ("LINEAR", int(tile.linear)),
             ("KERNEL_ROWS", geometry.kernel[0]),
             ("KERNEL_COLUMNS", geometry.kernel[1]),
             ("WORD_TAPS", depth.word_taps),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from binop._cuda.conv_call import out_pixels
 from binop._cuda.launches import divide_up
 from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
@@ -83,34 +82,6 @@ def patch_rows(rows: Axis, columns: Axis, pixels: int) -> int:
     images_on = (rows.out - 1 + rows_down) // rows.out
     between_images = max(0, rows.padded - rows.out * rows.step)
     return rows_down * rows.step + images_on * between_images + rows.reach
-
-
-@dataclass(frozen=True)
-class Raster:
-    """What tiles walk over, row by row and image by image: the outputs, or (``linear``) the padded
-    images, where the outputs are the first of each row and the first rows."""
-
-    rows: int
-    columns: int
-    positions: int  # to the last output
-
-    @classmethod
-    def of(cls, geometry: Conv2dGeometry, linear: bool) -> Raster:
-        rows, columns = axes(geometry)
-        if not linear:
-            return cls(rows.out, columns.out, out_pixels(geometry))
-        images = (geometry.batch - 1) * rows.padded * columns.padded
-        return cls(
-            rows.padded, columns.padded, images + (rows.out - 1) * columns.padded + columns.out
-        )
-
-    def patch_pixels(self, rows: Axis, columns: Axis, positions: int) -> int:
-        """The most pixels of the padded images that so many positions in a row can read."""
-        rows_down = (self.columns - 1 + positions - 1) // self.columns
-        images_on = (self.rows - 1 + rows_down) // self.rows
-        between_images = max(0, rows.padded - self.rows * rows.step)
-        read = rows_down * rows.step + images_on * between_images + rows.reach
-        return read * columns.padded
 
 
 @dataclass(frozen=True)

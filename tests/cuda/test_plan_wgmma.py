@@ -15,7 +15,7 @@ from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv
 from binop._cuda.plan_wgmma import WgmmaTile, why_not_wgmma
-from binop._cuda.wgmma_geometry import CHUNK_WORDS, MAX_STEPS, Axis, Depth, Raster, axes
+from binop._cuda.wgmma_geometry import CHUNK_WORDS, MAX_STEPS, Axis, Depth, axes
 from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
@@ -146,7 +146,7 @@ def test_no_tile_reads_past_its_patch(
     if geometry.out_height < 1 or geometry.out_width < 1:
         return
     rows, columns = axes(geometry)
-    bound = Raster.of(geometry, False).patch_pixels(rows, columns, pixels)
+    bound = plan_wgmma.patch_pixels(geometry, pixels)
     plane = rows.out * columns.out
     for start in range(min(plane, 64)):
         first_row = start // columns.out * rows.step
@@ -201,5 +201,5 @@ def test_every_tile_fits_and_has_two_patches_in_flight() -> None:
 
 def test_the_estimate_prefers_more_blocks_for_one_image() -> None:
     geometry = layer(512, 7, 512, batch=1)
-    narrow, wide = (plan_wgmma.cycles(geometry, WgmmaTile(n, 1), H200) for n in (32, 256))
+    narrow, wide = (plan_wgmma.cycles(geometry, BITS, WgmmaTile(n, 1), H200) for n in (32, 256))
     assert narrow < wide

@@ -118,10 +118,7 @@ inline void publish_to_products() {}
 inline void order_before_copies() {}
 inline void begin_products() {}
 inline void commit_products() {}
-template <int InFlight = 0>
-inline void wait_products() {
-  emulated::sync_warpgroup();
-}
+inline void wait_products() { emulated::sync_warpgroup(); }
 
 inline void keep(int&) {}
 inline void pin(u32&) {}

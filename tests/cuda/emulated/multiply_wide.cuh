@@ -15,16 +15,6 @@ struct FilterTile {
   }
 };
 
-struct ActivationRows {
-  u32 low;
-
-  static ActivationRows at(u32 address, u32 next) {
-    if (address % 16 != 0 || next % 16 != 0) emulated::fail("misaligned rows");
-    if (next >= 0x3FFFu * 16) emulated::fail("the next 16 bytes are too far");
-    return {address >> 4 | next >> 4 << 16};
-  }
-};
-
 template <int Columns>
 struct ProductSums {
   int values[Columns / 2];
@@ -57,19 +47,4 @@ inline void multiply_async(ProductSums<Columns>& sums, const u32 (&a)[4], Filter
       sum = accumulate ? sum + set : set;
     }
   }
-}
-
-// As if each lane had loaded its fragment of the rows.
-template <int Columns>
-inline void multiply_async(ProductSums<Columns>& sums, ActivationRows a, FilterTile<Columns> b,
-                           int accumulate) {
-  const u32 first = (a.low & 0x3FFFu) * 16;
-  const u32 next = (a.low >> 16) * 16;
-  const int row = emulated::current / 32 % 4 * 16 + emulated::lane() / 4;
-  u32 fragment[4];
-  for (int i = 0; i < 4; ++i) {
-    fragment[i] =
-        load_shared(first + (row + i % 2 * 8) * 16 + i / 2 * next + emulated::lane() % 4 * 4);
-  }
-  multiply_async(sums, fragment, b, accumulate);
 }
