@@ -6,7 +6,7 @@
 //
 //   dot = sum over the taps inside of (channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
-// One warp produces patches; the warpgroups before it consume them.
+// The last warpgroup produces patches; those before it consume them.
 #include "conv_wgmma_rows_filters.cuh"
 #include "conv_wgmma_rows_patch.cuh"
 
@@ -184,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const Work work = Work::of(a, shared_address(dynamic));
   if (threadIdx.x == 0) {
     for (int i = 0; i < static_cast<int>(a.stages); ++i) {
-      init_barrier(work.shared + Layout::kFull + 8 * i, 1);
+      init_barrier(work.shared + Layout::kFull + 8 * i, kProducers);
       init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
     }
   }
@@ -193,8 +193,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
   // The same in all lanes, and known to be.
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
-  if (warp == 4 * CONSUMERS) {
-    produce(work);
+  if (warp >= 4 * CONSUMERS) {
+    produce(work, warp - 4 * CONSUMERS);
   } else {
     consume(work, warp / 4);
   }

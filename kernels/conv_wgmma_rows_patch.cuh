@@ -1,4 +1,6 @@
-// The producer of conv_wgmma_rows, a warp: it has rows of images copied into patches.
+// The producers of conv_wgmma_rows, a warpgroup: they have rows of images copied into patches. A
+// warp issues its lanes' copies one after the other, about 60 cycles each, so that the rows are
+// dealt out to four.
 #pragma once
 
 #include "conv_wgmma_ring.cuh"
@@ -25,7 +27,7 @@ struct PatchRows {
   }
 };
 
-// Rows outside the images: nothing is copied there.
+// Rows outside the images: nothing is copied there. Bits of `rows` are a producer's rows.
 __device__ inline void fill_rows(const WgmmaArguments& a, u32 rows, u32 target) {
   if (rows == 0) return;
   for (; rows != 0; rows >>= 1) {
@@ -34,20 +36,20 @@ __device__ inline void fill_rows(const WgmmaArguments& a, u32 rows, u32 target) 
         fill_shared(target + i, kPadWord);
       }
     }
-    target += static_cast<u32>(a.pitch_bytes);
+    target += kProducers * static_cast<u32>(a.pitch_bytes);
   }
   order_before_copies();
 }
 
-// A row a lane.
-__device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows, u32 patch,
-                                  u32 full) {
+// A row a lane, of every fourth.
+__device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows, int producer,
+                                  u32 patch, u32 full) {
   const int lane = threadIdx.x % 32;
   const int row_bytes = static_cast<int>(a.row_bytes);
   const u32 inside_rows = patch + static_cast<u32>(a.inside_bytes);
 #pragma unroll 1
-  for (int first = 0; first < rows.count; first += 32) {
-    const int row = first + lane;
+  for (int first = producer; first < rows.count; first += 32 * kProducers) {
+    const int row = first + lane * kProducers;
     const int images_on = divide_by(rows.row + row, a.by_image_rows);
     const int in_image = rows.row + row - images_on * static_cast<int>(a.image_rows);
     const int image = rows.image + images_on;
@@ -69,7 +71,7 @@ __device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows
   }
 }
 
-__device__ inline void produce(const Work& work) {
+__device__ inline void produce(const Work& work, int producer) {
   const WgmmaArguments& a = work.a;
   Stage stage;
 #pragma unroll 1
@@ -78,8 +80,8 @@ __device__ inline void produce(const Work& work) {
     const u32 patch = stage.patch(a, work.shared + work.layout.patches);
     const u32 full = work.shared + Layout::kFull + 8 * stage.index;
     wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
-    fill_patch(a, rows, patch, full);
-    if (threadIdx.x % 32 == 0) {
+    fill_patch(a, rows, producer, patch, full);
+    if (threadIdx.x == kConsumerThreads) {
       // Where the first of the padded images would begin.
       const int above = rows.image * static_cast<int>(a.image_rows) + rows.row;
       store_shared(work.shared + Layout::kOrigins + 4 * stage.index,

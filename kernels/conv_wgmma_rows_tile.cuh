@@ -48,7 +48,8 @@ struct WgmmaArguments : ConvArguments {
 
 constexpr int kTileM = kProductM * CONSUMERS;
 constexpr int kConsumerThreads = kWarpgroup * CONSUMERS;
-constexpr int kThreads = kConsumerThreads + 32;  // and the producer, a warp
+constexpr int kThreads = kConsumerThreads + kWarpgroup;  // and the producers
+constexpr int kProducers = kWarpgroup / 32;              // warps
 constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
 constexpr int kStepWords = 8;  // of depth, in a product
 constexpr int kStepTaps = kStepWords / WORDS;
@@ -57,16 +58,15 @@ constexpr int kChunks = 2 * kSteps;
 constexpr int kPixelBytes = 4 * WORDS;
 // Sixteen more columns have all bits set: their sums are popc(a), in every lane.
 constexpr int kColumns = TILE_N + 16;
-// Of a consumer, beside its sums and fragments: the producer's warp costs as many as a warpgroup.
-constexpr int kSpareRegisters =
-    65536 / (kConsumerThreads + kWarpgroup) / 8 * 8 - kColumns / 2 - 4 * kSteps;
+// Of a consumer, beside its sums and fragments.
+constexpr int kSpareRegisters = 65536 / kThreads / 8 * 8 - kColumns / 2 - 4 * kSteps;
 constexpr int kFilterChunkBytes = kColumns * kChunkBytes;
 constexpr int kSetSum = TILE_N / 2;  // where a lane finds that sum; of its other row, 2 further
 
 // Whether there are registers, beside a tile's sums, for the next tile's fragments and for what
 // could be computed again. (Registers are given to four warps at a time. Floats take more, and
 // their time goes to memory.)
-constexpr int kRegisters = 65536 / ((kThreads + kWarpgroup - 1) / kWarpgroup * kWarpgroup);
+constexpr int kRegisters = 65536 / kThreads;
 constexpr bool kRoomy = Channel<OUT>::kPacked && kColumns / 2 + 4 * kSteps + 44 <= kRegisters;
 
 __device__ inline void hold(u32& value) {

@@ -33,7 +33,6 @@ from binop.packing import WORD_BITS, word_count
 _WORDS = (1, 2, 4, 8)  # of a pixel
 _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
-_WARP = 32
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
 _MAX_CHANNELS = 192
@@ -46,17 +45,15 @@ _MAX_OFFSET = 2**20  # Spot of conv_wgmma_rows_tile.cuh
 _MAX_CLASSES = 2**12
 
 # Cycles of a block, fitted to 29 times of layers and tiles on one H200 (2026-11-24, clock taken as
-# 1.85 GHz): within 15% of them.
-_START_CYCLES = 7000
-_SPOT_CYCLES = 250  # for a thread's share of the table of positions
-_FILTER_CYCLES_PER_BYTE = 0.14
-_STEP_CYCLES = 22
-_STEP_CYCLES_PER_COLUMN = 0.58
-_PATCH_ROW_CYCLES = 60
-_CONSUMER_CYCLES = 54
-_BITS_STORE_CYCLES = 2.0  # for a channel and a consumer
+# 1.85 GHz): within 14% of them. One warp produced all patches then, in 68 cycles a row; now four do.
+_START_CYCLES = 7700
+_SPOT_CYCLES = 240  # for a thread's share of the table of positions
+_FILTER_CYCLES_PER_BYTE = 0.08
+_PRODUCT_CYCLES_PER_COLUMN = 0.5
+_PATCH_ROW_CYCLES = 68 / 4
+_BITS_STORE_CYCLES = 1.1  # for a channel and a consumer
 _FLOAT_STORE_CYCLES = 3.9
-_FLOAT_CYCLES = 6.8  # and for a channel
+_FLOAT_CYCLES = 5.9  # and for a channel
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class RowsTile:
 
     @property
     def threads(self) -> int:
-        return _WARPGROUP * self.consumers + _WARP
+        return _WARPGROUP * (self.consumers + 1)
 
     @property
     def pixels(self) -> int:
@@ -90,8 +87,7 @@ def _most_consumers(tile_channels: int, steps: int, stores: str) -> int:
 
 
 def _registers(consumers: int) -> int:
-    """Of a thread. They are given to four warps at a time, so that the producer costs as much as a
-    warpgroup."""
+    """Of a thread."""
     return _REGISTERS // (_WARPGROUP * (consumers + 1)) // 8 * 8
 
 
@@ -184,9 +180,8 @@ def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile, device: Dev
     else:
         store = _FLOAT_STORE_CYCLES * tile.consumers + _FLOAT_CYCLES
     turn = (
-        steps * (_STEP_CYCLES + _STEP_CYCLES_PER_COLUMN * tile.columns)
+        tile.consumers * steps * _PRODUCT_CYCLES_PER_COLUMN * tile.columns
         + _PATCH_ROW_CYCLES * patch_rows(*axes(geometry), tile.pixels)
-        + _CONSUMER_CYCLES * tile.consumers
         + store * tile.channels
     )
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)

@@ -37,7 +37,7 @@ def test_few_channels_get_whole_rows(geometry: Conv2dGeometry) -> None:
     assert launch is not None
     size = sizes(launch)
     assert macros(launch)["WORDS"] == geometry.channels // 32
-    assert launch.threads == 128 * int(macros(launch)["CONSUMERS"]) + 32
+    assert launch.threads == 128 * (int(macros(launch)["CONSUMERS"]) + 1)
     assert launch.blocks == size["walkers"] * size["channel_tiles"] <= 132
     assert size["step_pixels"] == size["walkers"] * 64 * int(macros(launch)["CONSUMERS"])
     assert size["step_words"] == size["step_pixels"] * geometry.out_channels // 32
