@@ -108,5 +108,6 @@ for _op in (
     _ops.binary_conv2d_packed.explicit,
     _ops.binary_conv2d_threshold.default,
     _ops.binary_conv2d_residual.default,
+    _ops.pack_and_convolve.default,
 ):
     torch.library.register_vmap(_op, _batch_rule(_op), lib=LIBRARY)

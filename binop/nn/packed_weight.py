@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from binop.backends import on_cpu
 from binop.functional import Size2d, binary_conv2d_packed
 from binop.geometry import as_pair
+from binop.pack_and_convolve import by_library
 
 _ops = torch.ops.binop
 
@@ -37,35 +37,6 @@ _PLAIN_TENSOR = frozenset(
 _PLAIN_THREAD = frozenset((_raw("BackendSelect", "ADInplaceOrView"), _raw("BackendSelect")))
 
 
-def _by_ops(
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    stride: Size2d,
-    padding: Size2d | str,
-    dilation: Size2d,
-    groups: int,
-    pad_value: int,
-) -> Tensor:
-    y = binary_conv2d_packed(
-        _ops.pack(x),
-        weight,
-        x.shape[1],
-        scale,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        pad_value=pad_value,
-        out_dtype=x.dtype,
-    )
-    return add_bias(y, bias)
-
-
-_on_cpu = on_cpu("pack_and_convolve", _by_ops)
-
-
 def convolve_packed_weight(
     x: Tensor,
     weight: Tensor,
@@ -80,10 +51,22 @@ def convolve_packed_weight(
     """``binary_conv2d_packed(pack(x), weight, ...)`` in the dtype of ``x``; then ``+ bias`` in that
     dtype."""
     if isinstance(padding, str) or not _nothing_stands_between(x, weight, scale, bias):
-        return _by_ops(x, weight, scale, bias, stride, padding, dilation, groups, pad_value)
+        y = binary_conv2d_packed(
+            _ops.pack(x),
+            weight,
+            x.shape[1],
+            scale,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            pad_value=pad_value,
+            out_dtype=x.dtype,
+        )
+        return add_bias(y, bias)
     # The library adds float32 to float32, as the sum of two tensors would.
     with_bias = bias is None or x.dtype is bias.dtype is torch.float32
-    y = _on_cpu(
+    y = by_library(
         x,
         weight,
         scale,
