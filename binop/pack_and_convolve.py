@@ -1,8 +1,8 @@
 """``binop::pack_and_convolve``: ``binary_conv2d_packed(pack(x), weight, ...)`` in one op.
 
 For compiled graphs, where ``pack`` of a float tensor has one reader. An op that Python serves costs
-a compiled graph its way through the dispatcher: 2 us, and half a microsecond an argument, so that
-the options of the convolution come as one list. On the CPU one call of the library does both, and
+a compiled graph its way through the dispatcher (2 us for an op of one tensor, 8 for one of eleven
+arguments), so that the options of the convolution come as one list. On the CPU one call of the library does both, and
 no packed ``x`` lies between; elsewhere the op is a composition, and the compiler does not use it
 (``binop.inductor.join_pack.DEVICES``).
 """

@@ -1,9 +1,9 @@
 """``binary_conv2d_packed(pack(x), ...)`` -> ``pack_and_convolve(x, ...)``, where nothing else reads
 the words.
 
-The last rewrite: the others look for ``pack``. In a network of small layers on the CPU the two ops
-cost a compiled graph 35 us a layer before anything is computed, and the one 17 (8x8 images of 64
-channels, where the convolution takes 8).
+The last rewrite: the others look for ``pack``. For one 8x8 image of 64 channels (3x3, 64 filters; on
+one thread of an EPYC with AVX2) the two ops take 35 us and the one 24, where the library's part of
+either is 9.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a packed layer computes: its float input's signs convolved with a weight that is packed.
 
 By ops it is ``pack``, then ``binary_conv2d_packed``: two ways through the dispatcher, the second
-with eleven arguments, and packed words that live from one to the other. On the CPU that took 45 us
-a layer where the work of a small layer takes 5. So where nothing stands between a call and the
+with eleven arguments, and packed words that live from one to the other. For one 8x8 image of 64
+channels a layer took 46 us so, and takes 25 now, of which the library's part is 9. So where nothing stands between a call and the
 backend, and no graph is traced, the backend is called itself, once.
 """
 
