@@ -2,9 +2,9 @@
 
 For compiled graphs, where ``pack`` of a float tensor has one reader. An op that Python serves costs
 a compiled graph its way through the dispatcher (2 us for an op of one tensor, 8 for one of eleven
-arguments), so that the options of the convolution come as one list. On the CPU one call of the library does both, and
-no packed ``x`` lies between; elsewhere the op is a composition, and the compiler does not use it
-(``binop.inductor.join_pack.DEVICES``).
+arguments), so that the options of the convolution come as one list. On the CPU one call of the
+library does both, and no packed ``x`` lies between; elsewhere the op is a composition, and the
+compiler does not use it (``binop.inductor.join_pack.DEVICES``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``binary_conv2d_packed(pack(x), ...)`` -> ``pack_and_convolve(x, ...)``, where nothing else reads
 the words.
 
-The last rewrite: the others look for ``pack``. For one 8x8 image of 64 channels (3x3, 64 filters; on
+The last rewrite: the others look for ``pack``. For one 8x8 image of 64 channels (3x3, 64 filters;
 one thread of an EPYC with AVX2) the two ops take 35 us and the one 24, where the library's part of
 either is 9.
 """

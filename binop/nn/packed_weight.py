@@ -2,8 +2,8 @@
 
 By ops it is ``pack``, then ``binary_conv2d_packed``: two ways through the dispatcher, the second
 with eleven arguments, and packed words that live from one to the other. For one 8x8 image of 64
-channels a layer took 46 us so, and takes 25 now, of which the library's part is 9. So where nothing stands between a call and the
-backend, and no graph is traced, the backend is called itself, once.
+channels a layer took 46 us so, and takes 25 now, of which the library's part is 9. So where nothing
+stands between a call and the backend, and no graph is traced, the backend is called itself, once.
 """
 
 from __future__ import annotations
