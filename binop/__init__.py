@@ -3,7 +3,7 @@
 Importing it registers the ops under ``torch.ops.binop`` and needs neither CuPy nor a GPU.
 """
 
-# autograd, eager, flops, ops, residual and vmap are imported for what they register.
+# What is not in __all__ is imported for what it registers.
 from binop import (  # noqa: F401
     autograd,
     compat,
@@ -13,6 +13,7 @@ from binop import (  # noqa: F401
     inductor,
     nn,
     ops,
+    pack_and_convolve,
     residual,
     vmap,
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from binop import residual  # noqa: F401  (registers its op)
+from binop import pack_and_convolve, residual  # noqa: F401  (they register their ops)
 
 _ops = torch.ops.binop
 
@@ -58,6 +58,20 @@ def _binary_conv2d_residual_flops(
 ) -> int:
     groups = args[-2]
     return _packed_flops(prod(out_shape[0]), weight_shape, channels, groups)
+
+
+@register_flop_formula(_ops.pack_and_convolve)
+def _pack_and_convolve_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    scale_shape: Sequence[int],
+    options: Sequence[int],
+    *,
+    out_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    groups = options[-2]
+    return _packed_flops(prod(out_shape), weight_shape, x_shape[1], groups)
 
 
 @register_flop_formula(_ops.binary_conv2d_threshold)

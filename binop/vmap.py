@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binop import residual  # noqa: F401  (registers its op)
+from binop import pack_and_convolve, residual  # noqa: F401  (they register their ops)
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -47,6 +47,8 @@ def _batch_rule(op: Any) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
         size = info.batch_size
+        # A list of numbers has a list of Nones.
+        in_dims = [None if isinstance(dim, list | tuple) else dim for dim in in_dims]
         mapped = [i for i, dim in enumerate(in_dims) if dim is not None]
         if mapped == [0]:
             result = _fold_batch(op, size, in_dims[0] or 0, args[0], args[1:])
@@ -108,5 +110,6 @@ for _op in (
     _ops.binary_conv2d_packed.explicit,
     _ops.binary_conv2d_threshold.default,
     _ops.binary_conv2d_residual.default,
+    _ops.pack_and_convolve.default,
 ):
     torch.library.register_vmap(_op, _batch_rule(_op), lib=LIBRARY)

@@ -48,6 +48,8 @@ def _samples() -> Iterator[Sample]:
         explicit = (*(list(v) if isinstance(v, tuple) else v for v in options.values()),)
         arguments = (*packed, scale_w, None, *explicit, torch.float32)
         yield ops.binary_conv2d_packed.explicit, arguments, {}
+        flat = [number for pair in explicit[:3] for number in pair] + [*explicit[3:]]
+        yield ops.pack_and_convolve.default, (x, packed[1], scale_w, flat), {}
         half = {**options, "out_dtype": torch.float16}
         yield ops.binary_conv2d_packed.default, (*packed, scale_w[:1], bias), half
         threshold = torch.arange(case.o, dtype=torch.int32)

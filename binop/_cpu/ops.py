@@ -151,6 +151,46 @@ def binary_conv2d_packed(
     return run(x, weight, scale, bias)
 
 
+def pack_and_convolve(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: int,
+) -> Tensor:
+    """``binary_conv2d_packed(pack(x), weight, ...)`` in the dtype of ``x``, which is not float64:
+    one call of the library, and no packed ``x`` between two."""
+    weight = weight.contiguous()
+    key = (
+        "pack_and_convolve",
+        x.shape,
+        x.stride(),
+        x.dtype,
+        weight.shape,
+        weight.dtype,
+        scale.shape,
+        scale.stride(),
+        scale.dtype,
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype),
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        pad_value,
+    )
+    run = _prepared.get(key) or _keep(
+        key,
+        prepare.prepare_pack_and_convolve(
+            x, weight, scale, bias, stride, padding, dilation, groups, pad_value
+        ),
+    )
+    return run(x, weight, scale, bias)
+
+
 def binary_conv2d_threshold(
     x: Tensor,
     weight: Tensor,

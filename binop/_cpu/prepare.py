@@ -175,15 +175,22 @@ def _require_memory(outcome: int) -> None:
         raise MemoryError("binop: no memory for the packed operands of a convolution")
 
 
+def _packed_x(geometry: Conv2dGeometry) -> abi.Image:
+    return abi.packed_image((geometry.batch, geometry.channels, geometry.height, geometry.width))
+
+
 def _packed_plan(
-    geometry: Conv2dGeometry, pad_value: int, out_dtype: int, **per_channel: Tensor | None
+    geometry: Conv2dGeometry,
+    x: abi.Image,
+    pad_value: int,
+    out_dtype: int,
+    **per_channel: Tensor | None,
 ) -> _Plan:
-    x = (geometry.batch, geometry.channels, geometry.height, geometry.width)
     weight = (geometry.out_channels, geometry.group_channels, *geometry.kernel)
     return _Plan(
         _spec(
             geometry,
-            abi.packed_image(x),
+            x,
             abi.packed_image(weight),
             pad_value,
             out_dtype,
@@ -246,12 +253,33 @@ def prepare_binary_conv2d_packed(
     x: Tensor, weight: Tensor, channels: int, scale: Tensor, bias: Tensor | None, *options: Any
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
     geometry = checks.check_binary_conv2d_packed(x, weight, channels, scale, bias, *options)
-    dtype = options[-1]
+    return _scaled(geometry, _packed_x(geometry), scale, bias, options[4], options[5])
+
+
+def prepare_pack_and_convolve(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *options: Any
+) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    checks.check_pack(x)
+    packed = torch.empty(_packed_shape(x), dtype=torch.int32)
+    options = (*options, x.dtype)
+    geometry = checks.check_binary_conv2d_packed(packed, weight, x.shape[1], scale, bias, *options)
+    return _scaled(geometry, abi.image(x), scale, bias, options[4], x.dtype)
+
+
+def _scaled(
+    geometry: Conv2dGeometry,
+    image: abi.Image,
+    scale: Tensor,
+    bias: Tensor | None,
+    pad_value: int,
+    dtype: torch.dtype,
+) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    """The convolution of a packed weight to scaled floats."""
     shape = _out_shape(geometry)
     strides = _dense_strides(shape, channels_last=True)
     if geometry.batch == 0:
         return lambda *tensors: _empty(shape, strides, dtype=dtype)
-    plan = _packed_plan(geometry, options[4], abi.DTYPES[dtype], scale_w=scale, bias=bias)
+    plan = _packed_plan(geometry, image, pad_value, abi.DTYPES[dtype], scale_w=scale, bias=bias)
 
     def run(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         out = _empty(shape, strides, dtype=dtype)
@@ -270,7 +298,9 @@ def prepare_binary_conv2d_threshold(
     strides = _dense_strides(shape)
     if batch == 0:
         return lambda *tensors: _empty(shape, strides, dtype=torch.int32)
-    plan = _packed_plan(geometry, options[4], abi.BITS, threshold=threshold, flip=flip)
+    plan = _packed_plan(
+        geometry, _packed_x(geometry), options[4], abi.BITS, threshold=threshold, flip=flip
+    )
 
     def run(x: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
         out = _empty(shape, strides, dtype=torch.int32)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from binop.inductor import fuse_threshold, lower_conv
+from binop.inductor import fuse_threshold, join_pack, lower_conv
 from binop.inductor.chain import CONVOLUTIONS
 from binop.inductor.constants import Constants
 from binop.inductor.graph import arguments, is_op, layer_of
-from binop.inductor.passes import BinopPass
+from binop.inductor.passes import rewrite
 from binop.inductor.report import Outcome, recording
 from binop.inductor.traffic import Kernel, kernels
 
@@ -89,9 +89,10 @@ def explain(
     def look(module: GraphModule, inputs: list[Tensor]) -> Any:
         result.before += kernels(module.graph, Constants(module.graph))
         with recording() as outcomes:
-            BinopPass()(module.graph)
+            rewrite(module.graph)
         result.outcomes += outcomes
         result.layers += _layers(module.graph, outcomes)
+        join_pack.run(module.graph)
         result.after += kernels(module.graph, Constants(module.graph))
         module.recompile()
         return make_boxed_func(module.forward)

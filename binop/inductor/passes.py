@@ -27,32 +27,49 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.pattern_matcher import stable_topological_sort
 from torch.fx import Graph
 
-from binop.inductor import fuse_cat, fuse_pack, fuse_residual, fuse_threshold, lower_conv, share
+from binop.inductor import (
+    fuse_cat,
+    fuse_pack,
+    fuse_residual,
+    fuse_threshold,
+    join_pack,
+    lower_conv,
+    share,
+)
 from binop.inductor.constants import Constants
 
 HOOK = "joint_custom_pre_pass"
 
 
+def rewrite(graph: Graph) -> None:
+    """All rewrites but the last, in order. A graph without binop's ops stays as it is."""
+    if not any(str(node.target).startswith("binop.") for node in graph.nodes):
+        return
+    lower_conv.run(graph)
+    stable_topological_sort(graph)
+    fuse_cat.run(graph)
+    share.run(graph)
+    if not _is_training(graph):
+        fuse_threshold.run(graph, Constants(graph))
+        fuse_residual.run(graph)
+        stable_topological_sort(graph)
+        fuse_pack.run(graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
 class BinopPass(CustomGraphPass):
-    """All rewrites, in order. A graph without binop's ops stays as it is."""
+    """All rewrites, and then those joined that are one call of a backend: it hides the packs that
+    ``explain`` tells about."""
 
     def __call__(self, graph: Graph) -> None:
-        if not any(str(node.target).startswith("binop.") for node in graph.nodes):
-            return
-        lower_conv.run(graph)
-        stable_topological_sort(graph)
-        fuse_cat.run(graph)
-        share.run(graph)
+        rewrite(graph)
         if not _is_training(graph):
-            fuse_threshold.run(graph, Constants(graph))
-            fuse_residual.run(graph)
-            stable_topological_sort(graph)
-            fuse_pack.run(graph)
-        graph.eliminate_dead_code()
-        graph.lint()
+            join_pack.run(graph)
+            graph.lint()
 
     def uuid(self) -> tuple[Any, ...]:
-        chosen = (fuse_pack.DEVICES, fuse_residual.DEVICES)
+        chosen = (fuse_pack.DEVICES, fuse_residual.DEVICES, join_pack.DEVICES)
         return _sources_hash(), *(tuple(sorted(devices)) for devices in chosen)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binop.functional import binary_conv2d, binary_conv2d_packed
+from binop.functional import binary_conv2d
 from binop.nn.binary_conv2d import BinaryConv2d, mean_scale, pad_input
+from binop.nn.packed_weight import add_bias, convolve_packed_weight
 from binop.packing import WORD_BITS, word_count
 
 _ops = torch.ops.binop
@@ -129,20 +130,18 @@ class PackedBinaryConv2d(nn.Module):
                 groups=self.groups,
                 pad_value=self.pad_value,
             ).contiguous(memory_format=torch.channels_last)
-        else:
-            y = binary_conv2d_packed(
-                _ops.pack(input),
-                self.weight,
-                self.in_channels,
-                self.scale,
-                stride=self.stride,
-                padding=padding,
-                dilation=self.dilation,
-                groups=self.groups,
-                pad_value=self.pad_value,
-                out_dtype=input.dtype,
-            )
-        return y if self.bias is None else y + self.bias.to(y.dtype).reshape(-1, 1, 1)
+            return add_bias(y, self.bias)
+        return convolve_packed_weight(
+            input,
+            self.weight,
+            self.scale,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            self.pad_value,
+        )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedBinaryConv2d:
         scale = self.scale

@@ -18,7 +18,7 @@ from torch._inductor import config
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx import GraphModule
 
-from binop.inductor.passes import BinopPass
+from binop.inductor import passes
 from binop.inductor.report import Outcome, recording
 
 
@@ -61,7 +61,7 @@ def _capturing(model: Callable[..., Any], freezing: bool) -> Iterator[tuple[Any,
 
     def run_pass(module: GraphModule) -> None:
         result.before = listing(module)
-        BinopPass()(module.graph)
+        passes.rewrite(module.graph)
         module.recompile()
         result.after = listing(module)
 
