@@ -45,7 +45,7 @@ _MAX_OFFSET = 2**20  # Spot of conv_wgmma_rows_tile.cuh
 _MAX_CLASSES = 2**12
 
 # Cycles of a block, fitted to 29 times of layers and tiles on one H200 (2026-11-24, clock taken as
-# 1.85 GHz): within 14% of them. One warp produced all patches then, in 68 cycles a row; now four do.
+# 1.85 GHz): within 14% of them. One warp produced all patches then, in 68 cycles a row; four do.
 _START_CYCLES = 7700
 _SPOT_CYCLES = 240  # for a thread's share of the table of positions
 _FILTER_CYCLES_PER_BYTE = 0.08
