@@ -171,7 +171,7 @@ def check_unpack(packed: Tensor, channels: int, dtype: torch.dtype) -> None:
     require_float64_on_cpu(op, "dtype", dtype, packed.device)
 
 
-def _packed_geometry(
+def packed_geometry(
     op: str,
     x: Tensor,
     weight: Tensor,
@@ -224,7 +224,7 @@ def check_binary_conv2d_packed(
     out_dtype: torch.dtype,
 ) -> Conv2dGeometry:
     op = "binary_conv2d_packed"
-    geometry = _packed_geometry(
+    geometry = packed_geometry(
         op, x, weight, channels, stride, padding, dilation, groups, pad_value
     )
     require_dtype(op, "scale", scale, (torch.float32,))
@@ -251,7 +251,7 @@ def check_binary_conv2d_threshold(
     pad_value: int,
 ) -> Conv2dGeometry:
     op = "binary_conv2d_threshold"
-    geometry = _packed_geometry(
+    geometry = packed_geometry(
         op, x, weight, channels, stride, padding, dilation, groups, pad_value
     )
     require_dtype(op, "threshold", threshold, (torch.int32,))
@@ -275,7 +275,7 @@ def check_binary_conv2d_residual(
 ) -> Conv2dGeometry:
     """``options`` are stride, padding, dilation, groups and pad_value."""
     op = "binary_conv2d_residual"
-    geometry = _packed_geometry(op, x, weight, channels, *options)
+    geometry = packed_geometry(op, x, weight, channels, *options)
     outs = geometry.out_channels
     require_dtype(op, "scale", scale, (torch.float32,))
     require_one_or_per_channel(op, "scale", scale, outs)

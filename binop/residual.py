@@ -4,20 +4,22 @@ In networks with shortcuts (Bi-Real Net, QuickNet, ReActNet) the next layer need
 its own shortcut, and the sum's sign bits. A kernel that writes both from one pass reads the
 residual and the packed input, and nothing else of that size.
 
-Here the op is a composition of the others, for every device. A backend with a kernel registers it
-(``LIBRARY.impl("binary_conv2d_residual", kernel, "CPU")``, or ``"CUDA"``), must return the same
-bits, and adds its kind of device to ``binop.inductor.fuse_residual.DEVICES``; until then the
-compiler does not use the op there, because Inductor fuses the composition better.
+Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` computes it
+where it can, with the same bits. ``obstacle`` says where: elsewhere the compiler does not use the
+op, because Inductor fuses the composition better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from binop import checks, fake
+from binop.backends import cuda_obstacle, on_cuda
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -109,5 +111,48 @@ def _fake(
     return y, fake.pack(y)
 
 
+_kernel = on_cuda(_NAME, binary_conv2d_residual)
+
+
+def _on_cuda(*args: Any, **kwargs: Any) -> Any:
+    both = _kernel(*args, **kwargs)
+    return binary_conv2d_residual(*args, **kwargs) if both is NotImplemented else both
+
+
+def obstacle(
+    x: Tensor, weight: Tensor, channels: int, dtype: torch.dtype, *options: Any
+) -> str | None:
+    """Why no kernel makes both outputs in one pass, or None if one does (of a channels_last
+    residual). Takes FakeTensors; of images of symbolic size, the device alone decides.
+
+    ``options`` are stride, padding, dilation, groups and pad_value; ``dtype`` is the residual's.
+    """
+    if x.device.type != "cuda":
+        return f"no kernel on {x.device.type}"
+    index = torch.cuda.current_device() if x.device.index is None else x.device.index
+    why_not = _device_obstacle(index)
+    if why_not or not all(isinstance(s, int) for s in (*x.shape[1:], *weight.shape, channels)):
+        return why_not
+    from binop._cuda import prepare
+
+    geometry = checks.packed_geometry(_NAME, x, weight, channels, *options)
+    return prepare.residual_obstacle(replace(geometry, batch=1), dtype, options[-1], index)
+
+
+def _device_obstacle(index: int) -> str | None:
+    missing = cuda_obstacle(index)
+    if missing is not None:
+        return missing
+    from binop._cuda import prepare
+
+    return prepare.residual_device_obstacle(index)
+
+
+def cuda_devices() -> tuple[int, ...]:
+    """Those with a kernel."""
+    return tuple(i for i in range(torch.cuda.device_count()) if _device_obstacle(i) is None)
+
+
 LIBRARY.impl(_NAME, binary_conv2d_residual, "CompositeExplicitAutograd")
+LIBRARY.impl(_NAME, _on_cuda, "CUDA")
 torch.library.register_fake(f"binop::{_NAME}", _fake, lib=LIBRARY)

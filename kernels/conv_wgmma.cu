@@ -9,9 +9,9 @@
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
 // The first term comes from a table of border classes; popc(a) is counted while products run.
+#include "conv_wgmma_epilogue.cuh"
 #include "conv_wgmma_patch.cuh"
 #include "conv_wgmma_ring.cuh"
-#include "conv_wgmma_store.cuh"
 #include "conv_wgmma_weights.cuh"
 
 // What every role knows of its block.
@@ -180,10 +180,11 @@ __device__ void consume(const Work& work, int consumer) {
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     // Late: meanwhile the first products run.
     if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
+    TileEpilogue epilogue = {a, work.channels, rows};
     wait_products();
     const bool in_turn = CONSUMERS > 1 && staggered && tile == work.first_tile;
     if (in_turn) wait_turn(consumer);
-    store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+    epilogue.store(work.shared, sums);
     if (in_turn) pass_turn(consumer);
   }
 }
@@ -197,7 +198,7 @@ __device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    conv_wgmma(const __grid_constant__ WgmmaArguments a) {
+    conv_wgmma(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const int block = static_cast<int>(blockIdx.x);
   const int walkers = static_cast<int>(a.walkers);

@@ -155,6 +155,11 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
 
 // ---- float output ----
 
+// The exact dot product.
+__device__ inline float dot_of(int sum, float counted, float negative_set) {
+  return multiply_add(scale_and_add(sum, counted), 0x1p24f, negative_set);
+}
+
 // Finished values of a row's 8 channels.
 __device__ inline LaneValues finish(const Sums& sums, const LaneValues& counted,
                                     const LaneValues& alpha, const LaneValues& addend,
@@ -162,31 +167,29 @@ __device__ inline LaneValues finish(const Sums& sums, const LaneValues& counted,
   LaneValues y;
 #pragma unroll
   for (int i = 0; i < kLaneChannels; ++i) {
-    const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.values[i]);
-    const float dot = multiply_add(scaled, 0x1p24f, negative_set);
+    const float dot = dot_of(sum_of(sums, word, half, i), counted.values[i], negative_set);
     y.values[i] = __fadd_rn(__fmul_rn(alpha.values[i], dot), addend.values[i]);
   }
   return y;
 }
 
-// Channels innermost: 8 of one pixel.
+// Channels innermost: 8 of one pixel, of which `count` exist.
 template <class Out>
-__device__ inline void store_channels(const WgmmaArguments& a, i64 pixel, int channel, int count,
-                                      const LaneValues& y) {
+__device__ inline void store_channels(typename Out::Bits* out, int count, const LaneValues& y) {
   using Bits = typename Out::Bits;
-  Bits* out = static_cast<Bits*>(a.out) + pixel * a.out_channels + channel;
   if constexpr (STORES == kWide) {
     if (count <= 0) return;
     if constexpr (sizeof(Bits) == 2) {
-      *reinterpret_cast<uint4*>(out) = make_uint4(Out::pair_from_floats(y.values[0], y.values[1]),
-                                                  Out::pair_from_floats(y.values[2], y.values[3]),
-                                                  Out::pair_from_floats(y.values[4], y.values[5]),
-                                                  Out::pair_from_floats(y.values[6], y.values[7]));
+      store_vector(out, Out::pair_from_floats(y.values[0], y.values[1]),
+                   Out::pair_from_floats(y.values[2], y.values[3]),
+                   Out::pair_from_floats(y.values[4], y.values[5]),
+                   Out::pair_from_floats(y.values[6], y.values[7]));
     } else {
-      reinterpret_cast<float4*>(out)[0] =
-          make_float4(y.values[0], y.values[1], y.values[2], y.values[3]);
-      reinterpret_cast<float4*>(out)[1] =
-          make_float4(y.values[4], y.values[5], y.values[6], y.values[7]);
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; i += 4) {
+        store_vector(out + i, Out::from_float(y.values[i]), Out::from_float(y.values[i + 1]),
+                     Out::from_float(y.values[i + 2]), Out::from_float(y.values[i + 3]));
+      }
     }
   } else {
 #pragma unroll
@@ -295,12 +298,13 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     }
     if (kLoadAhead) hold_loads();
     const LaneValues y = finish(sums, counted, alpha, addend, negative_set, word, half);
-    const int channel = word * kWordBits + lane % 4 * kLaneChannels;
     if constexpr (STORES == kPixels) {
       pixels[half].store(a.out_height * a.out_width, channels.count, word, y);
     } else if (rows.exists(half)) {
-      store_channels<Out>(a, rows.pixel_of(half), channels.first + channel,
-                          channels.count - channel, y);
+      const int channel = word * kWordBits + lane % 4 * kLaneChannels;
+      auto* out = static_cast<typename Out::Bits*>(a.out);
+      out += static_cast<i64>(rows.pixel_of(half)) * a.out_channels + channels.first + channel;
+      store_channels<Out>(out, channels.count - channel, y);
     }
   }
 }

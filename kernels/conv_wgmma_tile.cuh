@@ -14,6 +14,7 @@
 //   STORES      how floats are stored: kWide, kSingle or kPixels
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a group's last word has a tail
+//   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it
 //
 // The depth is cut into slabs of PLANES * 128 channels. A patch is what a tile of pixels reads of
 // a slab: whole rows of the (virtually) padded image, so that a tap is an offset into it. Behind it
@@ -69,6 +70,12 @@ constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
 constexpr int kSlabChunks = 2 * kSteps;
 constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
 constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
+// Per-channel constants of the epilogue: alpha, an addend, and those of a residual sum.
+#if RESIDUAL
+constexpr int kConstants = 6 + 3 * ACTIVATION + SHIFTED;
+#else
+constexpr int kConstants = 2;
+#endif
 
 // Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
 // launched with; more would be waited for forever.
@@ -85,12 +92,13 @@ constexpr int kSpareRegisters =
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
-  static constexpr int kAlpha = kEmpty + 8 * kMaxStages;  // float [TILE_N]
+  // Constants of the channels: float [kConstants][TILE_N].
+  static constexpr int kAlpha = kEmpty + 8 * kMaxStages;
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
-  static constexpr int kThreshold = kAddend;           // int [TILE_N]
-  static constexpr int kTable = kAddend + 4 * TILE_N;  // float [classes][TILE_N]
+  static constexpr int kThreshold = kAddend;                       // int [TILE_N]
+  static constexpr int kTable = kAlpha + 4 * TILE_N * kConstants;  // float [classes][TILE_N]
 
   int counted;  // int [kTaps][TILE_N]
   int filters;

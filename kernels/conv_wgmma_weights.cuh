@@ -204,6 +204,9 @@ __device__ inline void write_all_constants(const WgmmaArguments& a, const Channe
     if constexpr (Channel<Out>::kPacked) {
       store_shared(shared + Layout::kThreshold + 4 * channel, static_cast<u32>(threshold));
     }
+#if RESIDUAL
+    write_residual_constants(a, channels, channel, shared);
+#endif
   }
 }
 

@@ -142,6 +142,14 @@ __device__ inline void store_chunk(u32 address, uint4 value) {
                : "memory");
 }
 
+// 16 bytes to global memory in one store. Of an assignment of a uint4 the compiler makes four
+// stores, and joins them again only where it finds nothing between them.
+__device__ inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(to), "r"(x), "r"(y), "r"(z), "r"(w));
+}
+
 // 16 bytes.
 __device__ inline void fill_shared(u32 address, u32 word) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(word) : "memory");

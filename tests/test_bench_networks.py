@@ -10,8 +10,10 @@ from bench_runs import made_up_result, run_group, tiny_plan
 
 from binop.bench import gate, networks, tables
 from binop.bench.cases import NetworkCase, select
+from binop.bench.parts import part_of
 from binop.bench.result import Group, Row, from_json, to_json
 from binop.bench.verdict import judge
+from binop.inductor import fuse_pack, fuse_residual
 
 TINY_NETWORK = NetworkCase(
     "tiny-net", "vgg_bnn", 4, 8, {"width": 32, "resolution": 8, "stages": 1, "dense": 32}
@@ -62,6 +64,34 @@ def test_a_network_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch):
     assert group.kind == "network"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "part"),
+    [
+        ("conv_wgmma", "binary"),
+        ("pack", "pack"),
+        ("triton_poi_fused_add_3", "pointwise"),
+        ("Memcpy DtoD", "copies"),
+        ("sm90_xmma_fprop_implicit_gemm_bf16", "float"),
+        ("cutlass_80_tensorop_bf16_s16816gemm", "float"),
+    ],
+)
+def test_parts_of_a_network(kernel: str, part: str):
+    assert part_of(kernel).startswith(part)
+
+
+def test_contenders_choose_the_rewrites(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fuse_pack, "DEVICES", {"cuda"})
+    own = (fuse_pack.DEVICES, fuse_residual.DEVICES)
+    with networks.Rewrites().chosen():
+        assert own == (fuse_pack.DEVICES, fuse_residual.DEVICES)
+    with networks.Rewrites(frozenset(), frozenset()).chosen():
+        assert fuse_pack.DEVICES == fuse_residual.DEVICES == set()
+    assert own == (fuse_pack.DEVICES, fuse_residual.DEVICES)
+    names = [recipe.name for recipe in networks.RECIPES["cuda"]]
+    assert names == [*(recipe.name for recipe in networks.RECIPES["cpu"]), "binop-residual"]
+    assert [recipe.ours for recipe in networks.RECIPES["cuda"]] == [False] * 3 + [True] * 3
+
+
 def test_wrong_decisions_of_a_network_end_the_run(monkeypatch: pytest.MonkeyPatch):
     operands = tiny_operands()
     wanted = torch.eye(4, 10)
@@ -87,4 +117,8 @@ def test_network_tables():
     by_kernel = tables.TABLES["kernels"](result)
     assert len(by_kernel.rows) == 8
     assert by_kernel.rows[0] == ["vgg", "binop-pack-op", "kernel0", "2", "90.0", "11%"]
+    by_part = tables.TABLES["parts"](result)
+    assert [(row[2], row[3]) for row in by_part.rows] == [
+        ("float convolutions and matrix products (stem, downsampling, head)", "20")
+    ]
     assert from_json(to_json(result)) == result

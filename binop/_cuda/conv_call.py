@@ -11,6 +11,21 @@ from binop.packing import word_count
 
 
 @dataclass(frozen=True)
+class ResidualSum:
+    """What follows a convolution in ``binary_conv2d_residual``."""
+
+    relu: bool
+    activation: bool
+    shift: bool
+    aligned: bool = True  # the residual, to 16 bytes
+
+    @property
+    def constants(self) -> int:
+        """Float32 operands of a channel, its scale and an addend among them."""
+        return 6 + 3 * self.activation + self.shift
+
+
+@dataclass(frozen=True)
 class ConvCall:
     """What a convolution's launch depends on besides its geometry."""
 
@@ -24,6 +39,7 @@ class ConvCall:
     bias_stride: int = 0
     threshold_stride: int = 0
     flip_stride: int = 0
+    residual: ResidualSum | None = None
 
 
 def out_pixels(geometry: Conv2dGeometry) -> int:

@@ -240,3 +240,88 @@ def binary_conv2d_threshold(
         ),
     )
     return run(x, at_x, at_weight, at_threshold, at_flip)
+
+
+def binary_conv2d_residual(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: int,
+) -> Any:
+    """NotImplemented where no kernel makes both outputs in one pass."""
+    x, weight, norm = x.contiguous(), weight.contiguous(), norm.contiguous()
+    activation = None if activation is None else activation.contiguous()
+    shift = None if shift is None else shift.contiguous()
+    at_x, at_weight, at_scale, at_norm = (
+        x.data_ptr(),
+        weight.data_ptr(),
+        scale.data_ptr(),
+        norm.data_ptr(),
+    )
+    at_residual = residual.data_ptr()
+    at_activation = 0 if activation is None else activation.data_ptr()
+    at_shift = 0 if shift is None else shift.data_ptr()
+    key = (
+        "binary_conv2d_residual",
+        x.shape,
+        x.dtype,
+        x.get_device(),
+        at_x & 15,
+        weight.shape,
+        weight.dtype,
+        weight.get_device(),
+        at_weight & 15,
+        channels,
+        scale.shape,
+        scale.stride(),
+        scale.dtype,
+        scale.get_device(),
+        norm.shape,
+        norm.dtype,
+        norm.get_device(),
+        residual.shape,
+        residual.stride(),
+        residual.dtype,
+        residual.get_device(),
+        at_residual & 15,
+        None
+        if activation is None
+        else (activation.shape, activation.dtype, activation.get_device()),
+        None if shift is None else (shift.shape, shift.dtype, shift.get_device()),
+        relu,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        pad_value,
+    )
+    run = _prepared.get(key) or _keep(
+        key,
+        prepare.prepare_binary_conv2d_residual(
+            x,
+            weight,
+            channels,
+            scale,
+            norm,
+            residual,
+            activation,
+            shift,
+            relu,
+            stride,
+            padding,
+            dilation,
+            groups,
+            pad_value,
+        ),
+    )
+    return run(x, at_x, at_weight, at_scale, at_norm, at_residual, at_activation, at_shift)

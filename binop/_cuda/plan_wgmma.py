@@ -40,6 +40,7 @@ _MIN_STAGES = 2
 _WARPGROUP = 128
 _MAX_CHANNELS = 256
 _MAX_CHANNELS_OF_PIXELS = 192  # contiguous output: more spill registers
+_MAX_CHANNELS_OF_RESIDUAL = 128  # the same
 # The depth, so that every number of the epilogue is an integer that float32 holds.
 _MAX_TAPS = 2**20
 _MAX_INDEX = 2**16  # of a pixel in a patch
@@ -73,8 +74,16 @@ class WgmmaTile:
         return _PRODUCT_PIXELS * self.consumers
 
 
-def _most_consumers(channels: int, steps: int, stores: str) -> int:
+def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
+    if call.residual is not None:
+        if channels > 96 and steps > 5 and (call.residual.activation or call.out == "float32"):
+            return 1
+        if channels > 64 or steps > 5:
+            return 2
+        return 4 if steps <= 3 and call.out == "bfloat16" else 3
+    if channels > 224 and steps > 5 and stores == "kWide":
+        return 1
     if channels > 128:
         return 2
     if stores == "bits":
@@ -86,14 +95,22 @@ def _most_consumers(channels: int, steps: int, stores: str) -> int:
     return 3 if channels <= 96 or steps <= 5 else 2
 
 
+def _most_channels(call: ConvCall, stores: str) -> int:
+    if call.residual is not None:
+        return _MAX_CHANNELS_OF_RESIDUAL
+    return _MAX_CHANNELS_OF_PIXELS if stores == "kPixels" else _MAX_CHANNELS
+
+
 def stores_of(geometry: Conv2dGeometry, call: ConvCall) -> str:
     """How conv_wgmma_store.cuh writes the output."""
     if call.out == "bits":
         return "bits"
     if not call.channels_last:
         return "kPixels"
-    # 16-byte stores of 8 channels; the first of a group must be aligned too.
-    return "kWide" if geometry.out_channels // geometry.groups % 8 == 0 else "kSingle"
+    # 16 bytes or more of 8 channels; the first of a group must be aligned too, and of the residual.
+    whole = geometry.out_channels // geometry.groups % 8 == 0
+    aligned = call.residual is None or call.residual.aligned
+    return "kWide" if whole and aligned else "kSingle"
 
 
 def patch_pixels(geometry: Conv2dGeometry, pixels: int) -> int:
@@ -114,14 +131,16 @@ class Memory:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
     @classmethod
-    def of(cls, geometry: Conv2dGeometry, depth: Depth, tile: WgmmaTile, classes: int) -> Memory:
+    def of(cls, geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, classes: int) -> Memory:
+        depth = Depth.of(geometry)
         plane = patch_pixels(geometry, tile.pixels) * CHUNK_BYTES
         stage = divide_up(depth.planes * plane + _ROW_BYTES * tile.pixels, 128) * 128
         barriers = 8 * 2 * _MAX_STAGES
         taps = math.prod(geometry.kernel)
-        constants = barriers + 4 * tile.channels * (2 + classes + taps)
+        constants = 2 if call.residual is None else call.residual.constants
+        tables = barriers + 4 * tile.channels * (constants + classes + taps)
         filters = depth.slabs * 2 * depth.steps * tile.channels * CHUNK_BYTES
-        return cls(divide_up(constants, 128) * 128 + filters, stage, plane)
+        return cls(divide_up(tables, 128) * 128 + filters, stage, plane)
 
 
 def border_cuts(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
@@ -144,22 +163,30 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     depth = Depth.of(geometry)
     out_per_group = geometry.out_channels // geometry.groups
     stores = stores_of(geometry, call)
-    most = _MAX_CHANNELS if stores != "kPixels" else _MAX_CHANNELS_OF_PIXELS
+    most = _most_channels(call, stores)
     most = min(most, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
     for channels in range(WORD_BITS, most + 1, WORD_BITS):
-        for consumers in range(1, _most_consumers(channels, depth.steps, stores) + 1):
+        for consumers in range(1, _most_consumers(channels, depth.steps, call, stores) + 1):
             tile = WgmmaTile(channels, consumers)
-            memory = Memory.of(geometry, depth, tile, border_classes(border))
+            memory = Memory.of(geometry, call, tile, border_classes(border))
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
 
+def why_no_wgmma_device(device: Device) -> str | None:
+    if device.capability == WITH_WGMMA:
+        return None
+    return "the device has no warpgroup-wide matrix products"
+
+
 def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
-    if device.capability != WITH_WGMMA:
-        return "the device has no warpgroup-wide matrix products"
+    unable = why_no_wgmma_device(device)
+    if unable is not None:
+        return unable
     rows, columns = axes(geometry)
     out_per_group = geometry.out_channels // geometry.groups
-    if call.out == "bits" and geometry.groups > 1 and out_per_group % WORD_BITS != 0:
+    packs = call.out == "bits" or call.residual is not None
+    if packs and geometry.groups > 1 and out_per_group % WORD_BITS != 0:
         return "groups share words of the packed output"
     if Depth.of(geometry).steps > MAX_STEPS:
         return "the kernel has too many taps"
@@ -228,7 +255,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
     depth = Depth.of(geometry)
     border = border_cuts(geometry, call.pad_value)
     assert border is not None
-    memory = Memory.of(geometry, depth, tile, border_classes(border))
+    memory = Memory.of(geometry, call, tile, border_classes(border))
     stages = memory.stages(device.block_shared_bytes)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
@@ -307,5 +334,18 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("MASKED", int(masked)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
+            *_residual_macros(call),
         ),
+    )
+
+
+def _residual_macros(call: ConvCall) -> tuple[tuple[str, int], ...]:
+    residual = call.residual
+    if residual is None:
+        return (("RESIDUAL", 0),)
+    return (
+        ("RESIDUAL", 1),
+        ("RELU", int(residual.relu)),
+        ("ACTIVATION", int(residual.activation)),
+        ("SHIFTED", int(residual.shift)),
     )

@@ -80,7 +80,8 @@ def _most_consumers(tile_channels: int, steps: int, stores: str) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
     held = RowsTile(tile_channels, 1).columns // 2 + 4 * steps
     if stores == "kPixels":
-        return 4 if held <= 60 and tile_channels <= 32 else 2 if held <= 128 else 1
+        few = held <= 60 and tile_channels <= 32
+        return 4 if few else 2 if held <= 128 and tile_channels <= 160 else 1
     beside = 36 if stores == "bits" else 56
     fitting = [n for n in range(1, _MAX_CONSUMERS + 1) if held + beside <= _registers(n)]
     return max(fitting, default=0)

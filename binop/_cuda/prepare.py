@@ -15,17 +15,24 @@ import torch
 from torch import Tensor
 
 from binop import checks
-from binop._cuda.conv_call import ConvCall
+from binop._cuda.conv_call import ConvCall, ResidualSum
 from binop._cuda.launch import (
     current_device,
     device_facts,
     empty_strided,
     prepare_launch,
 )
-from binop._cuda.launches import CONV_POINTERS, PACK_POINTERS, UNPACK_POINTERS, Launch
+from binop._cuda.launches import (
+    CONV_POINTERS,
+    PACK_POINTERS,
+    RESIDUAL_POINTERS,
+    UNPACK_POINTERS,
+    Launch,
+)
 from binop._cuda.plan_conv import plan_conv
 from binop._cuda.plan_fused import plan_fused
 from binop._cuda.plan_pack import Image, plan_pack, plan_unpack
+from binop._cuda.plan_wgmma import plan_wgmma, why_no_wgmma_device, why_not_wgmma
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format
 from binop.packing import word_count
@@ -237,5 +244,76 @@ def prepare_binary_conv2d_threshold(
         out = empty(x)
         conv(at_x, at_weight, out.data_ptr(), 0, 0, 0, at_threshold, at_flip)
         return out
+
+    return run
+
+
+def residual_device_obstacle(device: int) -> str | None:
+    """Why a device has no kernel for ``binary_conv2d_residual``."""
+    return why_no_wgmma_device(device_facts(device))
+
+
+def residual_obstacle(
+    geometry: Conv2dGeometry, dtype: torch.dtype, pad_value: int, device: int
+) -> str | None:
+    """Why no kernel serves ``binary_conv2d_residual`` (with a channels_last residual)."""
+    call = ConvCall(_NAMES[dtype], pad_value, True, 16, residual=ResidualSum(True, True, True))
+    return why_not_wgmma(geometry, call, device_facts(device))
+
+
+def prepare_binary_conv2d_residual(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    *options: Any,
+) -> Run:
+    geometry = checks.check_binary_conv2d_residual(
+        x, weight, channels, scale, norm, residual, activation, shift, *options
+    )
+    facts = device_facts(_index(x))
+    call = ConvCall(
+        out=_NAMES[residual.dtype],
+        pad_value=options[-1],
+        channels_last=True,
+        alignment=_alignment(x, weight),
+        scale_w_stride=_stride(scale),
+        residual=ResidualSum(
+            relu, activation is not None, shift is not None, _alignment(residual) == 16
+        ),
+    )
+    dense = residual.is_contiguous(memory_format=torch.channels_last)
+    if not dense or residual.numel() == 0 or why_not_wgmma(geometry, call, facts) is not None:
+        return lambda *arguments: NotImplemented
+    launch = plan_wgmma(geometry, call, facts)
+    conv = _load(launch, RESIDUAL_POINTERS + CONV_POINTERS, x)
+    batch, out_channels, height, width = shape = _out_shape(geometry)
+    empty = _allocator(x, shape, residual.dtype, torch.channels_last)
+    empty_signs = _allocator(x, (batch, height, width, word_count(out_channels)), torch.int32)
+
+    def run(x: Tensor, *addresses: int) -> tuple[Tensor, Tensor]:
+        at_x, at_weight, at_scale, at_norm, at_residual, at_activation, at_shift = addresses
+        y, signs = empty(x), empty_signs(x)
+        conv(
+            signs.data_ptr(),
+            at_residual,
+            at_norm,
+            at_activation,
+            at_shift,
+            at_x,
+            at_weight,
+            y.data_ptr(),
+            0,
+            at_scale,
+            0,
+            0,
+            0,
+        )
+        return y, signs
 
     return run

@@ -29,7 +29,7 @@ def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
     if kind == "pack":
         return _PACK
     if kind == "network":
-        return networks.RECIPES
+        return networks.RECIPES[device_type]
     peers = _CUDA_PEERS if device_type == "cuda" else _CPU_PEERS
     if device_type == "cpu" and openvino_peer.available():
         peers += (Recipe("openvino", False, _openvino),)

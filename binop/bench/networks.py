@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,17 +64,19 @@ class NetworkOperands:
         x = torch.randn(case.n, 3, case.size, case.size)
         self.x = x.to(device, dtype).contiguous(memory_format=torch.channels_last)
         self.binary = self._prepare(load(case.model, case.options))
+        self._by_inductor: Callable[[Tensor], Tensor] | None = None
         self._reference: Tensor | None = None
 
     def _prepare(self, model: nn.Module) -> nn.Module:
+        model = model.to(self._device)
         with torch.no_grad():
             for norm in [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]:
                 norm.weight.uniform_(0.5, 1.5)
                 norm.bias.normal_(0.0, 0.3)
             # Running statistics near those of the sums, which grow with their taps.
             model.train()
-            model(torch.randn(2, 3, self.case.size, self.case.size))
-        model = model.eval().to(self._device, self._dtype)
+            model(torch.randn(2, 3, self.case.size, self.case.size).to(self._device))
+        model = model.eval().to(self._dtype)
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def float_peer(self) -> nn.Module:
@@ -85,10 +89,17 @@ class NetworkOperands:
         return _replaced(self.binary, _as_simulated)
 
     @property
+    def by_inductor(self) -> Callable[[Tensor], Tensor]:
+        """The binary network as Inductor alone compiles it."""
+        if self._by_inductor is None:
+            self._by_inductor = compiled(self.binary, "inductor", self)
+        return self._by_inductor
+
+    @property
     def reference(self) -> Tensor:
-        """What Inductor alone makes of the binary network."""
+        """Its output."""
         if self._reference is None:
-            self._reference = compiled(self.binary, "inductor", self)(self.x)
+            self._reference = self.by_inductor(self.x)
         return self._reference
 
 
@@ -135,17 +146,37 @@ def _as_simulated(layer: BinaryConv2d) -> nn.Module:
     return _Simulated(layer)
 
 
-def compiled(
-    model: nn.Module,
-    backend: str,
-    operands: NetworkOperands,
-    pack_devices: set[str] | None = None,
-) -> Callable[[Tensor], Tensor]:
-    """The compiled model, after its first call. ``pack_devices`` are those whose packs become
-    part of pointwise kernels (default: the plugin's own choice)."""
-    from torch._inductor import config
+@dataclass(frozen=True)
+class Rewrites:
+    """Kinds of devices where the plugin makes packs part of pointwise kernels, and residual sums
+    part of convolutions; None: its own choice."""
 
-    from binop.inductor import fuse_pack
+    pack: frozenset[str] | None = None
+    residual: frozenset[str] | None = None
+
+    @contextmanager
+    def chosen(self) -> Iterator[None]:
+        from binop.inductor import fuse_pack, fuse_residual
+
+        own = fuse_pack.DEVICES, fuse_residual.DEVICES
+        if self.pack is not None:
+            fuse_pack.DEVICES = set(self.pack)
+        if self.residual is not None:
+            fuse_residual.DEVICES = set(self.residual)
+        try:
+            yield
+        finally:
+            fuse_pack.DEVICES, fuse_residual.DEVICES = own
+
+
+_OWN_CHOICE = Rewrites()
+
+
+def compiled(
+    model: nn.Module, backend: str, operands: NetworkOperands, rewrites: Rewrites = _OWN_CHOICE
+) -> Callable[[Tensor], Tensor]:
+    """The compiled model, after its first call."""
+    from torch._inductor import config
 
     # fullgraph: past Dynamo's recompile limit it raises rather than time the eager code.
     function: Callable[[Tensor], Tensor] = torch.compile(
@@ -155,14 +186,9 @@ def compiled(
         dynamic=False,
         mode="max-autotune-no-cudagraphs" if operands.autotune else None,
     )
-    chosen = fuse_pack.DEVICES
-    fuse_pack.DEVICES = chosen if pack_devices is None else pack_devices
-    try:
-        # Without its cache: code is compiled for a number of threads, which is not in its key.
-        with config.patch(freezing=True, fx_graph_cache=False):
-            function(operands.x)
-    finally:
-        fuse_pack.DEVICES = chosen
+    # Without its cache: code is compiled for a number of threads, which is not in its key.
+    with rewrites.chosen(), config.patch(freezing=True, fx_graph_cache=False):
+        function(operands.x)
     return function
 
 
@@ -183,7 +209,7 @@ def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
 
     call()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as profiler:
         call()
         torch.cuda.synchronize()
     rows = [
@@ -194,36 +220,38 @@ def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -float(row["us"]))
 
 
-def _network(
-    operands: NetworkOperands,
-    name: str,
-    model: Callable[[NetworkOperands], nn.Module],
-    backend: str,
-    pack_devices: set[str] | None = None,
+def _contender(
+    operands: NetworkOperands, name: str, function: Callable[[Tensor], Tensor]
 ) -> Contender:
-    function = compiled(model(operands), backend, operands, pack_devices)
-    gate = partial(check, operands, name) if backend == "binop" else None
+    gate = partial(check, operands, name) if name.startswith("binop") else None
     return Contender([partial(function, operands.x)], Work(0, 0, "none"), gate, by_kernel=True)
 
 
-def _network_recipe(
-    name: str,
-    model: Callable[[NetworkOperands], nn.Module],
-    backend: str = "inductor",
-    pack_devices: set[str] | None = None,
-) -> Recipe:
-    build = partial(_network, name=name, model=model, backend=backend, pack_devices=pack_devices)
-    return Recipe(name, backend == "binop", build)
+def _recipe(name: str, make: Callable[[NetworkOperands], Callable[[Tensor], Tensor]]) -> Recipe:
+    return Recipe(
+        name,
+        name.startswith("binop"),
+        lambda operands: _contender(operands, name, make(operands)),
+    )
 
 
-RECIPES = (
-    _network_recipe("float-compiled", NetworkOperands.float_peer),
-    _network_recipe("simulated-compiled", NetworkOperands.simulated),
+def _by_binop(name: str, pack: Iterable[str], residual: Iterable[str] | None) -> Recipe:
+    rewrites = Rewrites(frozenset(pack), None if residual is None else frozenset(residual))
+    return _recipe(name, lambda operands: compiled(operands.binary, "binop", operands, rewrites))
+
+
+_EVERYWHERE = ("cpu", "cuda")
+_CPU_RECIPES = (
+    _recipe("float-compiled", lambda o: compiled(o.float_peer(), "inductor", o)),
+    _recipe("simulated-compiled", lambda o: compiled(o.simulated(), "inductor", o)),
     # binop's ops without its graph passes.
-    _network_recipe("inductor", lambda operands: operands.binary),
+    _recipe("inductor", lambda operands: operands.by_inductor),
     # binop's passes, with pack as an op and as part of the pointwise kernels.
-    _network_recipe("binop-pack-op", lambda operands: operands.binary, "binop", set()),
-    _network_recipe(
-        "binop-pack-inline", lambda operands: operands.binary, "binop", {"cpu", "cuda"}
-    ),
+    _by_binop("binop-pack-op", (), ()),
+    _by_binop("binop-pack-inline", _EVERYWHERE, ()),
 )
+RECIPES = {
+    "cpu": _CPU_RECIPES,
+    # With the one kernel for a convolution and its residual sum, where there is one.
+    "cuda": (*_CPU_RECIPES, _by_binop("binop-residual", (), None)),
+}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from binop.bench import cpu_tables
+from binop.bench.parts import part_of
 from binop.bench.result import Group, Result, Row
 from binop.bench.text import Table, number, percent, rate
 
@@ -118,6 +120,23 @@ def _kernels(result: Result) -> Table:
     return Table("Where networks spend their time, by kernel", columns, rows)
 
 
+def _parts(result: Result) -> Table:
+    rows = []
+    for group in result.groups:
+        for row in group.rows:
+            total = sum(kernel["us"] for kernel in row.kernels or [])
+            launches: Counter[str] = Counter()
+            times: Counter[str] = Counter()
+            for kernel in row.kernels or []:
+                launches[part_of(kernel["kernel"])] += kernel["launches"]
+                times[part_of(kernel["kernel"])] += kernel["us"]
+            for part, us in times.most_common():
+                cells = [part, str(launches[part]), number(us), percent(us / total)]
+                rows.append([group.case, row.contender, *cells])
+    columns = ["case", "contender", "part", "launches", "us", "of all kernels"]
+    return Table("Where networks spend their time, by what kernels compute", columns, rows)
+
+
 def _ceilings(result: Result) -> Table:
     rows = [
         [
@@ -179,6 +198,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "cpu-layers": cpu_tables.layers,
     "cpu-means": cpu_tables.means,
     "networks": _networks,
+    "parts": _parts,
     "kernels": _kernels,
     "full": _full,
 }

@@ -1,8 +1,8 @@
 """conv -> (ReLU) -> BatchNorm -> + residual -> (RPReLU) -> (shift) -> pack, where the sum is needed
 as floats, too: ``binary_conv2d_residual``, which writes the floats and the bits.
 
-Only on devices with a kernel for it. Elsewhere the op is a composition, and Inductor makes better
-kernels of its parts.
+Only where a kernel makes both. Elsewhere the op is a composition, and Inductor makes better kernels
+of its parts.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.fx import Graph, Node
 from binop.inductor import report
 from binop.inductor.chain import CONVOLUTIONS, is_per_channel
 from binop.inductor.graph import arguments, call, is_op, replace, value
+from binop.residual import cuda_devices, obstacle
 
 NAME = "residual"
 _ops = torch.ops.binop
 _aten = torch.ops.aten
 _CONVERT = torch.ops.prims.convert_element_type.default
 
-# Kinds of devices with a kernel for binary_conv2d_residual; part of the pass's identity for
-# caches. None has one yet.
-DEVICES: set[str] = set()
+# Kinds of devices with a kernel. On CUDA some devices and shapes have none.
+DEVICES = {"cuda"}
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,41 @@ def run(graph: Graph) -> None:
     for node in list(graph.nodes):
         if is_op(node, *CONVOLUTIONS) and value(node).device.type in DEVICES:
             site = find_site(node)
+            if isinstance(site, Site):
+                site = _obstacle(site) or site
             if isinstance(site, str):
                 report.left(NAME, node, site)
             else:
                 _fuse(graph, site)
+
+
+def identity() -> tuple[Any, ...]:
+    """What the rewrite depends on beside the graph."""
+    return tuple(sorted(DEVICES)), cuda_devices() if "cuda" in DEVICES else ()
+
+
+def _obstacle(site: Site) -> str | None:
+    """Why no kernel makes both outputs."""
+    if value(site.convolution).device.type != "cuda":
+        return None
+    values = arguments(site.convolution)
+    if value(site.residual).stride(1) != 1:
+        return "the residual is not channels_last"
+    return obstacle(
+        value(values["x"]),
+        value(values["weight"]),
+        _size(values["channels"]),
+        value(site.residual).dtype,
+        values["stride"],
+        values["padding"],
+        values["dilation"],
+        values["groups"],
+        values["pad_value"],
+    )
+
+
+def _size(channels: Any) -> Any:
+    return value(channels) if isinstance(channels, Node) else channels
 
 
 def find_site(convolution: Node) -> Site | str:

@@ -69,8 +69,9 @@ class BinopPass(CustomGraphPass):
             graph.lint()
 
     def uuid(self) -> tuple[Any, ...]:
-        chosen = (fuse_pack.DEVICES, fuse_residual.DEVICES, join_pack.DEVICES)
-        return _sources_hash(), *(tuple(sorted(devices)) for devices in chosen)
+        chosen = (fuse_pack.DEVICES, join_pack.DEVICES)
+        sets = (tuple(sorted(devices)) for devices in chosen)
+        return _sources_hash(), *sets, *fuse_residual.identity()
 
 
 def _is_training(graph: Graph) -> bool:

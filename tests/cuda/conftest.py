@@ -1,13 +1,35 @@
-"""The backend's ops; importing them needs CuPy and a torch that is built with CUDA."""
+"""The backend's ops: on a device (importing them needs CuPy and a torch that is built with CUDA),
+and emulated on the CPU."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+from emulator import emulated_ops
+
+from binop._cuda.launches import Device, Launch
 
 
 @pytest.fixture(scope="session")
 def ops() -> ModuleType:
     return importlib.import_module("binop._cuda.ops")
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture
+def launched() -> list[Launch]:
+    return []
+
+
+@pytest.fixture
+def hopper(build: Path, launched: list[Launch]) -> Iterator[ModuleType]:
+    with emulated_ops(Device((9, 0), 132, 232448, 233472), build, launched) as ops:
+        yield ops

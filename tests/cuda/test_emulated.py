@@ -5,7 +5,6 @@ Not their speed, and not how warps of a real device interleave: for that are the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -35,22 +34,6 @@ _DEVICES = {
     "turing": Device((7, 5), 40, 65536, 65536),  # popcount instructions
 }
 _reference = torch.ops.binop
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("emulated")
-
-
-@pytest.fixture
-def launched() -> list[Launch]:
-    return []
-
-
-@pytest.fixture
-def hopper(build: Path, launched: list[Launch]) -> Iterator[ModuleType]:
-    with emulated_ops(_DEVICES["hopper"], build, launched) as ops:
-        yield ops
 
 
 def _varied(seed: int, case: Case) -> Case:
@@ -171,9 +154,7 @@ def test_the_plan_s_choice(
                 _check_float(ops, replace(_varied(seed, case), pad_value=case.pad_value))
     convolutions = {launch.kernel.source for launch in launched} - {"pack.cu", "conv_fused.cu"}
     assert convolutions == (
-        {"conv_wgmma.cu", "conv_wgmma_rows.cu", "conv_simt.cu"}
-        if device == "hopper"
-        else {"conv_simt.cu"}
+        {"conv_wgmma.cu", "conv_simt.cu"} if device == "hopper" else {"conv_simt.cu"}
     )
 
 

@@ -226,6 +226,7 @@ def test_pack_planes_takes_the_longest_vector(packed: Image, vector: int) -> Non
             (),
             launches.WGMMA_ROWS_SIZES,
         ),
+        ("conv_wgmma_residual.cuh", "ResidualPointers", launches.RESIDUAL_POINTERS, ()),
     ],
 )
 def test_arguments_have_the_fields_of_the_kernels(

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -14,21 +15,37 @@ from pathlib import Path
 
 import pytest
 from test_plan import CALL, layer
+from test_plan_wgmma import H200
 
 from binop._cuda import jit, mma_tile, variants
+from binop._cuda.conv_call import ResidualSum
 from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
-from binop._cuda.plan_wgmma import WgmmaTile, wgmma_kernel
+from binop._cuda.plan_wgmma import WgmmaTile, tiles, wgmma_kernel
 from binop._cuda.plan_wgmma_rows import RowsTile, _most_consumers, wgmma_rows_kernel
 from binop._cuda.wgmma_rows_layout import steps_of
 
+FLOATS = ("float16", "bfloat16", "float32")
 _BIT_PRODUCT = "BMMA.168256.AND.POPC"
 
 
-def _wgmma(out: str, channels: int, kernel: int, tile: WgmmaTile, *, last: bool = True) -> Kernel:
+def _wgmma(
+    out: str,
+    channels: int,
+    kernel: int,
+    tile: WgmmaTile,
+    *,
+    last: bool = True,
+    residual: ResidualSum | None = None,
+) -> Kernel:
     geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
-    return wgmma_kernel(geometry, replace(CALL, out=out, channels_last=last), tile)
+    call = replace(CALL, out=out, channels_last=last, residual=residual)
+    return wgmma_kernel(geometry, call, tile)
+
+
+_PLAIN_SUM = ResidualSum(relu=False, activation=False, shift=False)
+_FULL_SUM = ResidualSum(relu=True, activation=True, shift=True)
 
 
 def _rows(out: str, channels: int, kernel: int, tile: RowsTile, *, last: bool = True) -> Kernel:
@@ -55,7 +72,7 @@ _CHOSEN = [
     mma_kernel("float16", mma_tile.SMALL, rows=False),
     _wgmma("bits", 64, 3, WgmmaTile(64, 4)),
     _wgmma("bits", 1024, 3, WgmmaTile(128, 3)),
-    _wgmma("bfloat16", 256, 3, WgmmaTile(256, 2)),
+    _wgmma("bfloat16", 256, 3, WgmmaTile(224, 2)),
     _wgmma("float32", 100, 3, WgmmaTile(96, 3)),
     _wgmma("float16", 256, 1, WgmmaTile(192, 2), last=False),
     _wgmma("float16", 32, 3, WgmmaTile(32, 1)),
@@ -66,6 +83,10 @@ _CHOSEN = [
     _rows("bfloat16", 64, 3, RowsTile(64, 3)),
     _rows("float32", 128, 3, RowsTile(128, 2)),
     _rows("float16", 64, 1, RowsTile(64, 2), last=False),
+    _wgmma("bfloat16", 64, 3, WgmmaTile(64, 4), residual=_PLAIN_SUM),
+    _wgmma("bfloat16", 128, 3, WgmmaTile(128, 2), residual=_PLAIN_SUM),
+    _wgmma("float16", 64, 3, WgmmaTile(64, 3), residual=_FULL_SUM),
+    _wgmma("float32", 256, 3, WgmmaTile(64, 2), residual=_FULL_SUM),
 ]
 _WIDE = [k for k in _CHOSEN if k.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu")]
 
@@ -104,6 +125,9 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
             assert all(_BIT_PRODUCT in line for line in products)
 
 
+_WIDE = [k for k in _CHOSEN if k.source == "conv_wgmma.cu" and ("STORES", "kWide") in k.macros]
+
+
 @pytest.mark.parametrize("kernel", _WIDE)
 def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None:
     macros = dict(kernel.macros)
@@ -122,6 +146,42 @@ def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None
         # Registers are handed on from what the block was launched with: fewer would never suffice.
         launched = 65536 // (128 * (1 + int(macros["CONSUMERS"]))) // 8 * 8
         assert jit.Resources.of_log(log).registers == launched
+
+
+_WIDE = [k for k in _CHOSEN if k.source == "conv_wgmma.cu" and ("STORES", "kWide") in k.macros]
+
+
+@pytest.mark.parametrize("kernel", _WIDE)
+def test_wide_stores_are_whole(kernel: Kernel, tmp_path: Path) -> None:
+    """16 bytes each, and words of signs: none that the compiler took apart."""
+    macros = dict(kernel.macros)
+    code = _sass(jit.compile_kernel(kernel, "sm_90a"), tmp_path)
+    stores = [line for line in code if "STG" in line]
+    words = int(macros["TILE_N"]) // 32
+    of_a_word = 0 if macros["OUT"] == "bits" else 4 if macros["OUT"] == "float32" else 2
+    assert len([line for line in stores if "STG.E.128" in line]) == of_a_word * words
+    has_signs = macros["OUT"] == "bits" or macros["RESIDUAL"]
+    exchanges = 1 if words <= 2 else 2 * -(-words // 4)
+    assert len(stores) == of_a_word * words + (exchanges if has_signs else 0)
+
+
+def _common_tiles(residual: ResidualSum) -> Iterator[Kernel]:
+    for channels, kernel, out in product((32, 64, 128, 256, 512), (1, 3), FLOATS):
+        geometry = replace(
+            layer(channels, 28, 256), kernel=(kernel, kernel), padding=(kernel // 2,) * 2
+        )
+        call = replace(CALL, out=out, residual=residual)
+        for tile in tiles(geometry, call, H200):
+            yield wgmma_kernel(geometry, call, tile)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", [_PLAIN_SUM, _FULL_SUM])
+def test_no_tile_of_a_residual_sum_uses_local_memory(residual: ResidualSum) -> None:
+    for kernel in _common_tiles(residual):
+        _, log = jit.compile_with_log(kernel, "sm_90a")
+        assert jit.Resources.of_log(log).local_bytes == 0, kernel
+        assert not re.search(r"C75\d\d", log), kernel
 
 
 @pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.LARGE, mma_tile.NARROW])

@@ -63,10 +63,14 @@ def test_through_inductor(last: bool, dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.cuda
 def test_one_kernel_makes_both() -> None:
-    """Why packs are written out on CUDA. (Of C++, a function of two loops counts as one or two.)"""
+    """Why packs are written out on CUDA. (Of C++, a function of two loops counts as one or two.)
+
+    The sum comes before the product: of ``x * 0.5 + y`` Triton makes a fused multiply-add, which
+    rounds half of the least subnormal plus that subnormal up, where eager adds zero to it.
+    """
 
     def call(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        total = x * 0.5 + y
+        total = (x + y) * 0.5
         return total, ops.pack(total)
 
     tensors = [images(64, torch.float32, last=True).cuda() for _ in range(2)]

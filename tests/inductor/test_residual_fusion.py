@@ -111,9 +111,12 @@ def test_through_inductor() -> None:
     assert torch.equal(got, wanted)
 
 
-def test_no_device_has_a_kernel_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = BinopPass().uuid()
-    monkeypatch.setattr(fuse_residual, "DEVICES", set())
-    assert BinopPass().uuid() != on_cpu
+    monkeypatch.setattr(fuse_residual, "DEVICES", {"cuda"})
+    on_cuda = BinopPass().uuid()
+    assert on_cuda != on_cpu
+    monkeypatch.setattr(fuse_residual, "cuda_devices", lambda: (7,))
+    assert BinopPass().uuid() != on_cuda  # code for one machine's devices is not another's
     network = by_name("bireal_net")
     assert rewrite(network.build(), network.images(1)).counts["residual"] == 0

@@ -144,6 +144,12 @@ inline float4 load_floats(u32 address) {
   return *reinterpret_cast<const float4*>(emulated::shared_memory + address);
 }
 
+inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) emulated::fail("misaligned store of 16 bytes");
+  const u32 words[] = {x, y, z, w};
+  memcpy(to, words, sizeof words);
+}
+
 inline void store_chunk(u32 address, uint4 value) {
   emulated::check_shared(address, 16);
   memcpy(emulated::shared_memory + address, &value, 16);

@@ -1,0 +1,297 @@
+// Sums of a tile of conv_wgmma -> the output between two residual sums, as floats and as bits
+// (what binop/residual.py computes with several ops, to the bit).
+//
+// Compiled with
+//   RELU        1: a ReLU follows the convolution
+//   ACTIVATION  1: an RPReLU follows the sum
+//   SHIFTED     1: the signs are those of the output plus a constant
+//
+// The time goes to memory, for the residual and the output. A lane loads the residual of its first
+// channels while the products run, and then stays some words ahead of what it finishes.
+#pragma once
+
+#include "conv_wgmma_tile.cuh"
+// (After the tile.)
+#include "conv_wgmma_store.cuh"
+
+// Dense and of the output's layout: [pixels][out_channels]; per-channel operands are rows.
+struct ResidualPointers {
+  u32* signs;
+  const void* residual;
+  const float* norm;        // mean, 1 / std, weight, bias
+  const float* activation;  // before, slope, after
+  const float* shift;
+};
+
+// The bases stand in this order: what changes from call to call comes first.
+struct ResidualArguments : ResidualPointers, WgmmaArguments {};
+
+constexpr int kNorm = 2;  // rows of the constants in shared memory, after alpha and the addend
+constexpr int kActivation = kNorm + 4;
+constexpr int kShift = kActivation + 3 * ACTIVATION;
+
+// Those rows, for the channel of a thread.
+__device__ inline void write_residual_constants(const WgmmaArguments& a, const Channels& channels,
+                                                int channel, u32 shared) {
+  const auto& residual = static_cast<const ResidualArguments&>(a);
+  u32 to = shared + Layout::kAlpha + 4 * (TILE_N * kNorm + channel);
+  const auto write = [&](const float* from, int rows) {
+#pragma unroll 1
+    for (int row = 0; row < rows; ++row) {
+      float value = 0.0f;
+      if (channel < channels.count) {
+        value = from[row * static_cast<int>(a.out_channels) + channels.first + channel];
+      }
+      store_shared(to, __float_as_uint(value));
+      to += 4 * TILE_N;
+    }
+  };
+  write(residual.norm, 4);
+  if constexpr (ACTIVATION) write(residual.activation, 3);
+  if constexpr (SHIFTED) write(residual.shift, 1);
+}
+
+// Where this lane's channels of a row lie in a channels_last output.
+struct LanePlace {
+  i64 first;     // its first channel; those of the next word follow kWordBits later
+  int existing;  // channels of the tile from it on; none where the row does not exist
+
+  static __device__ LanePlace of(const WgmmaArguments& a, const Channels& channels,
+                                 const LaneRows& rows, int half) {
+    const int channel = threadIdx.x % 4 * kLaneChannels;
+    LanePlace place = {
+        static_cast<i64>(rows.pixel_of(half)) * a.out_channels + channels.first + channel,
+        rows.exists(half) ? channels.count - channel : 0};
+    keep(place.existing);  // and not a register for what it is of every word
+    return place;
+  }
+
+  __device__ int existing_of(int word) const { return existing - word * kWordBits; }
+};
+
+// 8 channels of a pixel of the residual.
+template <class Out>
+struct LaneResidual {
+  using Bits = typename Out::Bits;
+  static constexpr int kPerWord = 4 / sizeof(Bits);
+  static constexpr int kWords = kLaneChannels / kPerWord;
+
+  u32 words[kWords];
+
+  // `count` of them exist.
+  static __device__ LaneResidual load(const Bits* from, int count) {
+    LaneResidual loaded;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) loaded.words[i] = 0;
+    if constexpr (STORES == kWide) {
+      if (count > 0) {
+#pragma unroll
+        for (int i = 0; i < kWords; i += 4) {
+          const uint4 part = __ldcs(reinterpret_cast<const uint4*>(from) + i / 4);
+          loaded.words[i] = part.x;
+          loaded.words[i + 1] = part.y;
+          loaded.words[i + 2] = part.z;
+          loaded.words[i + 3] = part.w;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        const u32 value = i < count ? from[i] : 0;
+        loaded.words[i / kPerWord] |= value << i % kPerWord * 16;
+      }
+    }
+    return loaded;
+  }
+
+  __device__ float value(int i) const {
+    return Out::to_float(static_cast<Bits>(words[i / kPerWord] >> i % kPerWord * 16));
+  }
+};
+
+// 8 channels of both rows of this lane.
+struct LaneSums {
+  LaneValues rows[2];
+
+  // Every value with the constant of its channel, of which the lane's first is at an address.
+  template <class Step>
+  __device__ void each(u32 constants, Step step) {
+    const LaneValues loaded = LaneValues::load(constants);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        rows[half].values[i] = step(rows[half].values[i], loaded.values[i]);
+      }
+    }
+  }
+
+  template <class Out>
+  __device__ void round() {
+    if constexpr (sizeof(typename Out::Bits) == 2) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < kLaneChannels; i += 2) {
+          float* values = rows[half].values + i;
+          const u32 pair = Out::pair_from_floats(values[0], values[1]);
+          values[0] = Out::to_float(static_cast<typename Out::Bits>(pair));
+          values[1] = Out::to_float(static_cast<typename Out::Bits>(pair >> 16));
+        }
+      }
+    }
+  }
+
+  // Bit i is the sign of channel i. The comparison is exact: no subnormal is flushed here.
+  __device__ u32 signs(int half) const {
+    u32 bits = 0;
+#pragma unroll
+    for (int i = 0; i < kLaneChannels; ++i) {
+      if (rows[half].values[i] >= 0.0f) bits |= 1u << i;
+    }
+    return bits;
+  }
+};
+
+template <class Out>
+class ResidualEpilogue {
+ public:
+  // Before the products are done.
+  __device__ ResidualEpilogue(const WgmmaArguments& a, const Channels& channels,
+                              const LaneRows& rows)
+      : a_(static_cast<const ResidualArguments&>(a)), channels_(channels), rows_(rows) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      places_[half] = LanePlace::of(a, channels, rows, half);
+    }
+#pragma unroll
+    for (int word = 0; word < kAhead; ++word) load(word);
+  }
+
+  __device__ void store(u32 shared, const Sums& sums) {
+    // As in store_bits: bytes that are exchanged together.
+    constexpr bool kBothRows = kTileWords <= 2;
+    const ByteExchange exchange = ByteExchange::of(lane());
+    u32 bytes[2] = {0, 0};
+#pragma unroll
+    for (int word = 0; word < kTileWords; ++word) {
+      hold_loads();
+      LaneSums finished = finish(shared, sums, word);
+      if (word + kAhead < kTileWords) load(word + kAhead);
+      store_floats(word, finished);
+      finished.template round<Out>();
+      if constexpr (SHIFTED) {
+        finished.each(constants(shared, kShift, word),
+                      [](float y, float shift) { return __fadd_rn(y, shift); });
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (kBothRows) {
+          bytes[0] |= finished.signs(half) << 8 * (half * kTileWords + word);
+        } else {
+          bytes[half] |= finished.signs(half) << word % 4 * 8;
+        }
+      }
+      if (!kBothRows && (word % 4 == 3 || word == kTileWords - 1)) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          store_signs(half, word / 4 * 4 + lane(), exchange(bytes[half]));
+          bytes[half] = 0;
+        }
+      }
+    }
+    if constexpr (kBothRows) {
+      const u32 signs = exchange(bytes[0]);
+      if (lane() < 2 * kTileWords) store_signs(lane() / kTileWords, lane() % kTileWords, signs);
+    }
+  }
+
+ private:
+  using Bits = typename Out::Bits;
+  static constexpr int kWanted = sizeof(Bits) == 2 ? 2 : 1;
+  static constexpr int kAhead = kWanted < kTileWords ? kWanted : kTileWords;  // words
+
+  const ResidualArguments& a_;
+  const Channels& channels_;
+  const LaneRows& rows_;
+  LanePlace places_[2];
+  LaneResidual<Out> ahead_[kAhead][2];
+
+  static __device__ int lane() { return threadIdx.x % 4; }
+
+  static __device__ u32 constants(u32 shared, int row, int word) {
+    const int channel = word * kWordBits + lane() * kLaneChannels;
+    return shared + Layout::kAlpha + 4 * (TILE_N * row + channel);
+  }
+
+  __device__ void load(int word) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Bits* from =
+          static_cast<const Bits*>(a_.residual) + places_[half].first + word * kWordBits;
+      ahead_[word % kAhead][half] = LaneResidual<Out>::load(from, places_[half].existing_of(word));
+    }
+  }
+
+  // One rounding a step.
+  __device__ LaneSums finish(u32 shared, const Sums& sums, int word) const {
+    LaneSums s;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float negative_set = static_cast<float>(-2 * rows_.set[half]);
+      const LaneValues counted =
+          LaneValues::load(constants(shared, kConstants + rows_.border[half], word));
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        const int sum = sum_of(sums, word, half, i);
+        s.rows[half].values[i] = dot_of(sum, counted.values[i], negative_set);
+      }
+    }
+    const auto multiply = [](float value, float by) { return __fmul_rn(value, by); };
+    const auto add = [](float value, float addend) { return __fadd_rn(value, addend); };
+    s.each(constants(shared, 0, word), multiply);
+    s.round<Out>();
+    if constexpr (RELU) {
+      s.each(constants(shared, kNorm, word),
+             [](float c, float mean) { return __fsub_rn(c < 0.0f ? 0.0f : c, mean); });
+    } else {
+      s.each(constants(shared, kNorm, word),
+             [](float c, float mean) { return __fsub_rn(c, mean); });
+    }
+    s.each(constants(shared, kNorm + 1, word), multiply);
+    s.each(constants(shared, kNorm + 2, word), multiply);
+    s.each(constants(shared, kNorm + 3, word), add);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        float& value = s.rows[half].values[i];
+        value = __fadd_rn(value, ahead_[word % kAhead][half].value(i));
+      }
+    }
+    if constexpr (ACTIVATION) {
+      s.each(constants(shared, kActivation, word), add);
+      s.each(constants(shared, kActivation + 1, word), [](float value, float slope) {
+        return value > 0.0f ? value : __fmul_rn(slope, value);
+      });
+      s.each(constants(shared, kActivation + 2, word), add);
+    }
+    return s;
+  }
+
+  __device__ void store_floats(int word, const LaneSums& finished) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      Bits* out = static_cast<Bits*>(a_.out) + places_[half].first + word * kWordBits;
+      store_channels<Out>(out, places_[half].existing_of(word), finished.rows[half]);
+    }
+  }
+
+  __device__ void store_signs(int half, int word, u32 signs) const {
+    const int left = channels_.count - word * kWordBits;
+    if (!rows_.exists(half) || left <= 0) return;
+    const i64 words = (a_.out_channels + kWordBits - 1) / kWordBits;
+    a_.signs[static_cast<i64>(rows_.pixel_of(half)) * words + channels_.first / kWordBits + word] =
+        signs & (left < kWordBits ? (1u << left) - 1u : ~0u);
+  }
+};
