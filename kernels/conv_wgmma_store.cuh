@@ -260,13 +260,6 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
                                     const LaneRows& rows, const Sums& sums) {
   const int lane = threadIdx.x % 32;
   const u32 constants = shared + 4 * (lane % 4 * kLaneChannels);
-  LanePixels<Out> pixels[2];
-  if constexpr (STORES == kPixels) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      pixels[half] = LanePixels<Out>::of(a, channels, rows.first + 8 * half);
-    }
-  }
   const auto load_counted = [&](int turn) {
     return LaneValues::load(constants + Layout::kTable + 4 * TILE_N * rows.border[turn % 2] +
                             4 * kWordBits * (turn / 2));
@@ -298,13 +291,35 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
     }
     if (kLoadAhead) hold_loads();
     const LaneValues y = finish(sums, counted, alpha, addend, negative_set, word, half);
-    if constexpr (STORES == kPixels) {
-      pixels[half].store(a.out_height * a.out_width, channels.count, word, y);
-    } else if (rows.exists(half)) {
+    if (rows.exists(half)) {
       const int channel = word * kWordBits + lane % 4 * kLaneChannels;
       auto* out = static_cast<typename Out::Bits*>(a.out);
       out += static_cast<i64>(rows.pixel_of(half)) * a.out_channels + channels.first + channel;
       store_channels<Out>(out, channels.count - channel, y);
+    }
+  }
+}
+
+// Contiguous output, one of the rows after the other: the addresses of both would not fit beside
+// the sums.
+template <class Out>
+__device__ inline void store_pixels(const WgmmaArguments& a, const Channels& channels, u32 shared,
+                                    const LaneRows& rows, const Sums& sums) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float negative_set = static_cast<float>(-2 * rows.set[half]);
+    const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
+    const LanePixels<Out> pixels = LanePixels<Out>::of(a, channels, rows.first + 8 * half);
+#pragma unroll
+    for (int word = 0; word < kTileWords; ++word) {
+      hold_loads();
+      const int channel = word * kWordBits + lane % 4 * kLaneChannels;
+      const LaneValues y = finish(sums, LaneValues::load(table + 4 * channel),
+                                  LaneValues::load(shared + Layout::kAlpha + 4 * channel),
+                                  LaneValues::load(shared + Layout::kAddend + 4 * channel),
+                                  negative_set, word, half);
+      pixels.store(a.out_height * a.out_width, channels.count, word, y);
     }
   }
 }
@@ -314,6 +329,8 @@ __device__ inline void store_tile(const WgmmaArguments& a, const Channels& chann
                                   const LaneRows& rows, const Sums& sums) {
   if constexpr (Channel<Out>::kPacked) {
     store_bits(a, channels, shared, rows, sums);
+  } else if constexpr (STORES == kPixels) {
+    store_pixels<Out>(a, channels, shared, rows, sums);
   } else {
     store_floats<Out>(a, channels, shared, rows, sums);
   }

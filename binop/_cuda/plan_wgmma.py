@@ -39,7 +39,7 @@ _MAX_STAGES = 8
 _MIN_STAGES = 2
 _WARPGROUP = 128
 _MAX_CHANNELS = 256
-_MAX_CHANNELS_OF_PIXELS = 192  # contiguous output: more spill registers
+_MAX_CHANNELS_OF_PIXELS = 160  # contiguous output: more spill registers
 _MAX_CHANNELS_OF_RESIDUAL = 128  # the same
 # The depth, so that every number of the epilogue is an integer that float32 holds.
 _MAX_TAPS = 2**20
@@ -77,7 +77,7 @@ class WgmmaTile:
 def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
     if call.residual is not None:
-        if channels > 96 and steps > 5 and (call.residual.activation or call.out == "float32"):
+        if channels > 96 and steps > 5 and (call.residual.activation or call.out != "bfloat16"):
             return 1
         if channels > 64 or steps > 5:
             return 2
