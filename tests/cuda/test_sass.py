@@ -74,7 +74,7 @@ _CHOSEN = [
     _wgmma("bits", 1024, 3, WgmmaTile(128, 3)),
     _wgmma("bfloat16", 256, 3, WgmmaTile(224, 2)),
     _wgmma("float32", 100, 3, WgmmaTile(96, 3)),
-    _wgmma("float16", 256, 1, WgmmaTile(192, 2), last=False),
+    _wgmma("float16", 256, 1, WgmmaTile(160, 2), last=False),
     _wgmma("float16", 32, 3, WgmmaTile(32, 1)),
     _rows("bits", 64, 3, RowsTile(64, 4)),
     _rows("bits", 128, 3, RowsTile(128, 3)),
