@@ -80,7 +80,7 @@ def binary_conv2d_residual(
     )
     s = c.to(torch.float32)
     if relu:
-        s = s.relu()
+        s = torch.where(s < 0, 0.0, s)  # relu of -0.0 is -0.0 on the CPU and 0.0 on CUDA
     mean, inverse, gamma, beta = norm.unsqueeze(-1).unsqueeze(-1)
     s = (s - mean) * inverse * gamma + beta + residual
     if activation is not None:

@@ -32,7 +32,7 @@ WGMMA_TILES = {
 # Of conv_wgmma_rows.
 ROWS_TILES = {
     f"{channels}x{consumers}": RowsTile(channels, consumers)
-    for channels, consumers in ((32, 2), (64, 4), (96, 2), (128, 3))
+    for channels, consumers in ((32, 1), (64, 4), (96, 2), (128, 3))
 }
 
 TILED = [
