@@ -37,8 +37,8 @@ _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
 _MAX_CHANNELS = 192
 _MAX_CONSUMERS = 6
-# A row a lane of the producers: with more, compute-sanitizer's racecheck found hazards (H200), though
-# every result was right. It takes tiny images to get there.
+# A row a lane of the producers: with more, compute-sanitizer's racecheck found hazards on an
+# H200, though results were right. It takes tiny images to get there.
 _MAX_PATCH_ROWS = 128
 _MAX_STAGES = 6
 _MIN_STAGES = 2

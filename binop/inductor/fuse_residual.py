@@ -24,8 +24,8 @@ _ops = torch.ops.binop
 _aten = torch.ops.aten
 _CONVERT = torch.ops.prims.convert_element_type.default
 
-# Kinds of devices where the op is used. "cuda" has a kernel (some devices and shapes do not), and is
-# not here yet, because no network has been compiled with it on a GPU.
+# Kinds of devices where the op is used. "cuda" has a kernel (some devices and shapes do not) and is
+# missing, because no network has been compiled with it on a GPU yet.
 DEVICES: set[str] = set()
 
 
