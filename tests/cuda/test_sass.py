@@ -125,9 +125,6 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
             assert all(_BIT_PRODUCT in line for line in products)
 
 
-_WIDE = [k for k in _CHOSEN if k.source == "conv_wgmma.cu" and ("STORES", "kWide") in k.macros]
-
-
 @pytest.mark.parametrize("kernel", _WIDE)
 def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None:
     macros = dict(kernel.macros)
@@ -148,10 +145,10 @@ def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None
         assert jit.Resources.of_log(log).registers == launched
 
 
-_WIDE = [k for k in _CHOSEN if k.source == "conv_wgmma.cu" and ("STORES", "kWide") in k.macros]
+_WHOLE = [k for k in _CHOSEN if k.source == "conv_wgmma.cu" and ("STORES", "kWide") in k.macros]
 
 
-@pytest.mark.parametrize("kernel", _WIDE)
+@pytest.mark.parametrize("kernel", _WHOLE)
 def test_wide_stores_are_whole(kernel: Kernel, tmp_path: Path) -> None:
     """16 bytes each, and words of signs: none that the compiler took apart."""
     macros = dict(kernel.macros)
