@@ -81,7 +81,8 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
             return 1
         if channels > 64 or steps > 5:
             return 2
-        return 4 if steps <= 3 and call.out == "bfloat16" else 3
+        few = steps <= 3 and call.out == "bfloat16" and not call.residual.activation
+        return 4 if few else 3
     if channels > 224 and steps > 5 and stores == "kWide":
         return 1
     if channels > 128:
