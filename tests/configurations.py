@@ -114,38 +114,31 @@ def force_tile(monkeypatch: pytest.MonkeyPatch, name: str, *, resident: bool) ->
     never_fuse(monkeypatch)
 
 
-def force_wgmma_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Leaves conv_wgmma the tile that is nearest to one of WGMMA_TILES, of those that fit."""
-    wanted = WGMMA_TILES[name]
+def _choose_nearest(monkeypatch: pytest.MonkeyPatch, plan: Any, wanted: Any) -> None:
+    """Of the tiles that fit a problem."""
 
-    def choose(*arguments: Any) -> WgmmaTile:
+    def choose(*arguments: Any) -> Any:
         return min(
-            plan_wgmma.tiles(*arguments),
+            plan.tiles(*arguments),
             key=lambda tile: (
                 abs(tile.channels - wanted.channels),
                 abs(tile.consumers - wanted.consumers),
             ),
         )
 
-    monkeypatch.setattr(plan_wgmma, "_choose_tile", choose)
+    monkeypatch.setattr(plan, "_choose_tile", choose)
+
+
+def force_wgmma_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Leaves conv_wgmma the tile that is nearest to one of WGMMA_TILES, of those that fit."""
+    _choose_nearest(monkeypatch, plan_wgmma, WGMMA_TILES[name])
     monkeypatch.setattr(plan_conv, "why_not_wgmma_rows", lambda *_: "forced")
     never_fuse(monkeypatch)
 
 
 def force_rows_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The same for conv_wgmma_rows and ROWS_TILES, where it takes a shape."""
-    wanted = ROWS_TILES[name]
-
-    def choose(*arguments: Any) -> RowsTile:
-        return min(
-            plan_wgmma_rows.tiles(*arguments),
-            key=lambda tile: (
-                abs(tile.channels - wanted.channels),
-                abs(tile.consumers - wanted.consumers),
-            ),
-        )
-
-    monkeypatch.setattr(plan_wgmma_rows, "_choose_tile", choose)
+    _choose_nearest(monkeypatch, plan_wgmma_rows, ROWS_TILES[name])
     monkeypatch.setattr(plan_conv, "wgmma_rows_cycles", lambda *_: 0)
     never_fuse(monkeypatch)
 
