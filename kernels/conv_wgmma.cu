@@ -142,12 +142,7 @@ __device__ void consume(const Work& work, int consumer) {
   const bool staggered =
       work.first_tile + kStaggeredTiles * work.walkers < static_cast<int>(a.pixel_tiles);
 
-  load_filters(a, work.channels, work.first_tile, work.shared + work.layout.filters);
-  commit_copies();
-  write_all_constants<OUT>(a, work.channels, work.shared);
-  wait_copies<0>();
-  publish_to_products();
-  sync_consumers();
+  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared);
 
   Stage stage;
 #pragma unroll 1
@@ -212,13 +207,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                      walkers,
                      dynamic,
                      shared_address(dynamic)};
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < static_cast<int>(a.stages); ++i) {
-      init_barrier(work.shared + Layout::kFull + 8 * i, 2 * kWarpgroup);
-      init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
-    }
+  if (threadIdx.x < a.stages) {
+    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 2 * kWarpgroup);
+    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
+  begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();
 
   // The same in all lanes, and known to be.

@@ -142,7 +142,7 @@ __device__ inline void take_patch(const Work& work, const Stage& stage, const Pi
 
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
-  prepare<OUT>(work);
+  prepare_filters<OUT>(work);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
   const PlaceFinder finder = PlaceFinder::of(work);
@@ -182,11 +182,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_rows(const __grid_constant__ WgmmaArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, shared_address(dynamic));
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < static_cast<int>(a.stages); ++i) {
-      init_barrier(work.shared + Layout::kFull + 8 * i, kProducers);
-      init_barrier(work.shared + Layout::kEmpty + 8 * i, 4 * CONSUMERS);
-    }
+  if (threadIdx.x < a.stages) {
+    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, kProducers);
+    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
   fill_patches(a, work.shared + work.layout.patches);
   __syncthreads();

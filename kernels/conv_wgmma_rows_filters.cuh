@@ -8,50 +8,137 @@
 #include "conv_wgmma_rows_bits.cuh"
 
 constexpr int kConsumerBarrier = 1;
+constexpr int kPreparedBarrier = 2;  // of all threads
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
 
-// The words of the filters that this thread copies: a warp copies a chunk of 8 columns at a time.
-template <class Use>
-__device__ inline void for_own_words(const Work& work, Use use) {
-  constexpr int kBlocks = TILE_N / 8;
-  const int lane = threadIdx.x % 32;
-#pragma unroll 2
-  for (int i = threadIdx.x / 32; i < kBlocks * kChunks; i += 4 * CONSUMERS) {
-    const int chunk = i / kBlocks;
-    const int column = i % kBlocks * 8 + lane / 4;
-    const u32 to = work.shared + work.layout.filters + chunk * kFilterChunkBytes +
-                   column * kChunkBytes + lane % 4 * 4;
-    use(to, column_of(column), Depth::at(chunk, lane % 4));  // (its own inverse)
+// Words of one load: as many as a filter's alignment allows.
+constexpr int kLoadWords = WORDS < kChunkWords ? WORDS : kChunkWords;
+
+template <int Words>
+__device__ inline void load_words(u32* to, const u32* from, bool exists) {
+  if constexpr (Words == 4) {
+    const uint4 loaded =
+        exists ? *reinterpret_cast<const uint4*>(from) : make_uint4(0u, 0u, 0u, 0u);
+    to[0] = loaded.x;
+    to[1] = loaded.y;
+    to[2] = loaded.z;
+    to[3] = loaded.w;
+  } else if constexpr (Words == 2) {
+    const u64 loaded = exists ? *reinterpret_cast<const u64*>(from) : 0u;
+    to[0] = static_cast<u32>(loaded);
+    to[1] = static_cast<u32>(loaded >> 32);
+  } else {
+    to[0] = exists ? *from : 0u;
   }
 }
 
-__device__ inline void copy_filters(const Work& work) {
-  const WgmmaArguments& a = work.a;
-  const u32* first = a.weight + static_cast<i64>(work.channels.first) * (kTaps * WORDS);
-  const int count = work.channels.count;
-  for_own_words(work, [=](u32 to, int channel, Depth depth) {
-    const bool exists = channel < count && depth.tap < kTaps;
-    const int source = exists ? (channel * kTaps + depth.tap) * WORDS + depth.word : 0;
-    copy_async<4>(to, first + source, exists);
-  });
-  commit_copies();
-}
+// A step's words of one filter, which stand side by side there too.
+struct StepWords {
+  u32 words[kStepWords];
 
-// A user's tensor may have anything in the tails.
-__device__ inline void mask_filters(const Work& work) {
-  const u32 mask = tail_mask(work.a.group_channels);
-  for_own_words(work, [=](u32 to, int, Depth depth) {
-    if (depth.word == WORDS - 1) store_shared(to, load_shared(to) & mask);
-  });
-}
+  __device__ void load(const u32* filter, int step, bool exists) {
+#pragma unroll
+    for (int i = 0; i < kStepWords; i += kLoadWords) {
+      const int word = step * kStepWords + i;
+      load_words<kLoadWords>(words + i, filter + word, exists && word < kTaps * WORDS);
+    }
+  }
+
+  // A user's tensor may have anything in the tails.
+  __device__ void mask_tails(u32 mask) {
+#pragma unroll
+    for (int tap = 0; tap < kStepTaps; ++tap) words[tap * WORDS + WORDS - 1] &= mask;
+  }
+
+  __device__ int set_bits(int tap) const {
+    int set = 0;
+#pragma unroll
+    for (int word = 0; word < WORDS; ++word) set += __popc(words[tap * WORDS + word]);
+    return set;
+  }
+
+  // In the order of Depth.
+  __device__ uint4 chunk(int half) const {
+    if constexpr (WORDS == 1) {
+      const u32* first = words + half * kChunkWords;
+      return make_uint4(first[0], first[1], first[2], first[3]);
+    } else {
+      return make_uint4(words[half], words[2 + half], words[4 + half], words[6 + half]);
+    }
+  }
+};
+
+// The filters that a warp loads, and counts: 32 columns of a step at a time, one a lane, several in
+// flight. Blocks of the same filters start at different ones, or all would ask one part of the
+// second-level cache at a time.
+struct OwnFilters {
+  static constexpr int kItems = TILE_N / 32 * kSteps;
+  static constexpr int kWarps = 4 * CONSUMERS;
+  static constexpr int kOfWarp = (kItems + kWarps - 1) / kWarps;
+  static constexpr int kInFlight = kOfWarp < 5 ? kOfWarp : 5;
+
+  StepWords steps[kInFlight];
+
+  // Index of an item of this warp; kItems and more: none.
+  static __device__ int item_at(int index) { return index * kWarps + threadIdx.x / 32; }
+
+  static __device__ int column_at(const Work& work, int item) {
+    return rotated(work, item) / kSteps * 32 + threadIdx.x % 32;
+  }
+
+  static __device__ int step_at(const Work& work, int item) { return rotated(work, item) % kSteps; }
+
+  __device__ void load(const Work& work, int first) {
+    const WgmmaArguments& a = work.a;
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const int item = item_at(first + i);
+      const int channel = column_of(column_at(work, item));  // (its own inverse)
+      const bool exists = item < kItems && channel < work.channels.count;
+      const u32* filter =
+          a.weight + static_cast<i64>(work.channels.first + channel) * (kTaps * WORDS);
+      steps[i].load(filter, step_at(work, item), exists);
+    }
+  }
+
+  __device__ void store(const Work& work, int first) {
+    const WgmmaArguments& a = work.a;
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const int item = item_at(first + i);
+      if (item >= kItems) break;
+      const int column = column_at(work, item);
+      const int step = step_at(work, item);
+      if constexpr (MASKED) steps[i].mask_tails(tail_mask(a.group_channels));
+      const u32 to =
+          work.shared + work.layout.filters + 2 * step * kFilterChunkBytes + column * kChunkBytes;
+      store_chunk(to, steps[i].chunk(0));
+      store_chunk(to + kFilterChunkBytes, steps[i].chunk(1));
+      const u32 counted = work.shared + Layout::kCounted + 4 * column_of(column);
+#pragma unroll
+      for (int of_step = 0; of_step < kStepTaps; ++of_step) {
+        const int tap = step * kStepTaps + of_step;
+        if (tap < kTaps) {
+          store_shared(counted + 4 * TILE_N * tap,
+                       static_cast<int>(a.group_channels) - 2 * steps[i].set_bits(of_step));
+        }
+      }
+    }
+  }
+
+ private:
+  static __device__ int rotated(const Work& work, int item) {
+    return (item + work.first_tile) % kItems;
+  }
+};
 
 // Of the channels of all taps: whatever the tails of the activations hold does not count.
 __device__ inline void write_ones(const Work& work) {
   constexpr int kWords = (kColumns - TILE_N) * kChunkWords;
   const u32 mask = tail_mask(work.a.group_channels);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kWords * kChunks; i += kConsumerThreads) {
+  for (int i = threadIdx.x % kWarpgroup; i < kWords * kChunks; i += kWarpgroup) {
     const int chunk = i / kWords;
     const Depth depth = Depth::at(chunk, i % kChunkWords);
     const u32 ones = depth.word == WORDS - 1 ? mask : ~0u;
@@ -75,18 +162,74 @@ __device__ inline void write_spots(const Work& work) {
       static_cast<int>(a.dilation_columns),        a.tap_columns_inverse,
       static_cast<int>(a.reach_columns - a.width), static_cast<int>(a.cut_first_columns)};
   const int width = static_cast<int>(a.out_width);
-  const int plane = static_cast<int>(a.out_height) * width;
   const int column_classes = Layout::column_classes(a);
   const bool borders = Layout::classes(a) > 1;
   const int row_step = static_cast<int>(a.step_rows * a.pitch_bytes);
   const int column_step = static_cast<int>(a.stride_columns) * kPixelBytes;
+  const int blocks = static_cast<int>(a.width_blocks);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < plane; i += kConsumerThreads) {
-    const int row = divide_by(i, a.by_out_width);
-    const int column = i - row * width;
+  for (int i = threadIdx.x % kWarpgroup / 32; i < static_cast<int>(a.out_height) * blocks;
+       i += kProducers) {
+    const int row = divide_by(i, a.by_width_blocks);
+    const int column = (i - row * blocks) * 32 + threadIdx.x % 32;
+    if (column >= width) continue;
     const int border = borders ? rows.class_of(row) * column_classes + columns.class_of(column) : 0;
     const int offset = static_cast<int>(a.first_bytes) + row * row_step + column * column_step;
-    store_shared(work.shared + work.layout.spots + 4 * i, Spot::make(offset, border));
+    store_shared(work.shared + work.layout.spots + 4 * (row * width + column),
+                 Spot::make(offset, border));
+  }
+}
+
+// The sums of two neighbouring channels over the taps that a border class leaves.
+__device__ inline void counted_of(const Work& work, int border, int channel, int (&counted)[2]) {
+  const WgmmaArguments& a = work.a;
+  const int row_class = divide_small(border, a.column_classes_inverse);
+  const int column_class = border - row_class * Layout::column_classes(a);
+  const TapRange rows =
+      TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
+  const TapRange columns =
+      TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
+  const u32 from = work.shared + Layout::kCounted + 4 * channel;
+  counted[0] = counted[1] = 0;
+#pragma unroll(kTaps <= 9 ? KERNEL_ROWS : 1)
+  for (int row = 0; row < KERNEL_ROWS; ++row) {
+#pragma unroll
+    for (int column = 0; column < KERNEL_COLUMNS; ++column) {
+      u32 of_tap[2];
+      load_pair(of_tap[0], of_tap[1], from + 4 * TILE_N * (row * KERNEL_COLUMNS + column));
+      const bool left =
+          row >= rows.first && row < rows.end && column >= columns.first && column < columns.end;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) counted[i] += left ? static_cast<int>(of_tap[i]) : 0;
+    }
+  }
+}
+
+template <class Out>
+__device__ inline void write_table(const Work& work) {
+  constexpr int kPairs = TILE_N / 2;
+  const int entries = Layout::classes(work.a) * kPairs;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
+    const int border = i / kPairs;
+    const int channel = i % kPairs * 2;
+    int counted[2];
+    counted_of(work, border, channel, counted);
+    const u32 of_class = work.shared + Layout::kTable + border * Layout::kClassBytes;
+    if constexpr (Channel<Out>::kPacked) {
+      u32 threshold[2];
+      load_pair(threshold[0], threshold[1], work.shared + Layout::kThresholds + 4 * channel);
+      const int thresholds[2] = {static_cast<int>(threshold[0]), static_cast<int>(threshold[1])};
+      store_shared(of_class + 2 * channel, BitTable::entry(counted, thresholds, 0));
+      store_shared(of_class + 2 * channel + BitTable::kOddBytes,
+                   BitTable::entry(counted, thresholds, 1));
+    } else {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        store_shared(of_class + 4 * (channel + k),
+                     __float_as_uint(table_entry<Out>(counted[k], 0)));
+      }
+    }
   }
 }
 
@@ -99,87 +242,29 @@ __device__ inline void write_all_constants(const Work& work) {
   }
 }
 
-// Per tap and channel, (channels - 2 popc(filter)).
-__device__ inline void count_taps(const Work& work) {
-#pragma unroll 1
-  for (int i = threadIdx.x; i < kTaps * TILE_N; i += kConsumerThreads) {
-    const int tap = i / TILE_N;
-    const u32 filter = work.shared + work.layout.filters + column_of(i % TILE_N) * kChunkBytes;
-    int set = 0;
-#pragma unroll
-    for (int word = 0; word < WORDS; ++word) {
-      set += __popc(load_shared(filter + Depth::offset_of(tap, word)));
-    }
-    store_shared(work.shared + Layout::kCounted + 4 * i,
-                 static_cast<int>(work.a.group_channels) - 2 * set);
-  }
-}
-
-// Of the taps that a border class leaves.
-__device__ inline int counted_of(const Work& work, int border, int channel) {
-  const WgmmaArguments& a = work.a;
-  const int row_class = border / Layout::column_classes(a);
-  const int column_class = border - row_class * Layout::column_classes(a);
-  const TapRange rows =
-      TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
-  const TapRange columns =
-      TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
-  int counted = 0;
-#pragma unroll 1
-  for (int row = rows.first; row < rows.end; ++row) {
-#pragma unroll 1
-    for (int column = columns.first; column < columns.end; ++column) {
-      const int tap = row * KERNEL_COLUMNS + column;
-      counted += load_shared(work.shared + Layout::kCounted + 4 * (tap * TILE_N + channel));
-    }
-  }
-  return counted;
-}
-
-__device__ inline void write_float_table(const Work& work) {
-  const int entries = Layout::classes(work.a) * TILE_N;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
-    const float entry = table_entry<float32>(counted_of(work, i / TILE_N, i % TILE_N), 0);
-    store_shared(work.shared + Layout::kTable + 4 * i, __float_as_uint(entry));
-  }
-}
-
-__device__ inline void write_bit_table(const Work& work) {
-  constexpr int kPairs = TILE_N / 2;
-  const int entries = Layout::classes(work.a) * kPairs;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
-    const int border = i / kPairs;
-    const int pair = i % kPairs;
-    int counted[2], threshold[2];
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      counted[k] = counted_of(work, border, 2 * pair + k);
-      threshold[k] = load_shared(work.shared + Layout::kThresholds + 4 * (2 * pair + k));
-    }
-    const u32 to = work.shared + Layout::kTable + border * Layout::kClassBytes + 4 * pair;
-    store_shared(to, BitTable::entry(counted, threshold, 0));
-    store_shared(to + BitTable::kOddBytes, BitTable::entry(counted, threshold, 1));
-  }
-}
-
-template <class Out>
-__device__ inline void prepare(const Work& work) {
-  copy_filters(work);
+// By the producers, after their first patch.
+__device__ inline void prepare_places(const Work& work) {
   write_spots(work);
   write_ones(work);
+  publish_to_products();
+  arrive_at_barrier<kThreads>(kPreparedBarrier);
+}
+
+// By the consumers: what is loaded comes while the rest is written.
+template <class Out>
+__device__ inline void prepare_filters(const Work& work) {
+  OwnFilters filters;
+  filters.load(work, 0);
   write_all_constants<Out>(work);
-  wait_copies<0>();
-  if constexpr (MASKED) mask_filters(work);
+  filters.store(work, 0);
+#pragma unroll 1
+  for (int first = OwnFilters::kInFlight; first < OwnFilters::kOfWarp;
+       first += OwnFilters::kInFlight) {
+    filters.load(work, first);
+    filters.store(work, first);
+  }
   publish_to_products();
   sync_consumers();
-  count_taps(work);
-  sync_consumers();
-  if constexpr (Channel<Out>::kPacked) {
-    write_bit_table(work);
-  } else {
-    write_float_table(work);
-  }
-  sync_consumers();
+  write_table<Out>(work);
+  sync_threads<kThreads>(kPreparedBarrier);
 }

@@ -33,13 +33,16 @@ struct WgmmaArguments : ConvArguments {
   i64 by_image_rows;
   i64 by_out_width;
   i64 by_out_height;
-  i64 by_plane;    // outputs of an image
+  i64 by_plane;      // outputs of an image
+  i64 width_blocks;  // of 32 outputs, in a row
+  i64 by_width_blocks;
   i64 step_rows;   // rows of the padded image from one output row to the next
   i64 skip_rows;   // rows of the image from one row of the padded image to the next
   i64 reach_rows;  // rows of the padded image under one output pixel
   i64 reach_columns;
   i64 tap_rows_inverse;
   i64 tap_columns_inverse;
+  i64 column_classes_inverse;
   i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
   i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
   i64 cut_first_columns;

@@ -64,74 +64,113 @@ constexpr int kConsumersBarrier = 1;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumersBarrier); }
 
-// A slab of a filter, by the four lanes that share a column: a lane takes every fourth chunk.
+// A warp takes a slab of the 8 filters of neighbouring columns at a time: 64 bytes of each at once,
+// and no two to one bank. A lane takes every fourth chunk of a column.
 constexpr int kLanesOfColumn = 4;
 
-// Whole chunks go through registers, several loads in flight: for many filters that is faster than
-// asynchronous copies, of which each waits for the one before it to take its addresses. (For the
-// few of a small block it is not.)
-__device__ inline void load_slab(const WgmmaArguments& a, const u32* filter, bool exists, int slab,
-                                 int lane_chunk, u32 to) {
-  constexpr int kMine = (kSlabChunks + kLanesOfColumn - 1) / kLanesOfColumn;
-  const int group_words = static_cast<int>(a.group_words);
-  uint4 pieces[kMine];
+// Blocks of the same filters start at different ones, or all would ask one part of the second-level
+// cache at a time.
+struct FilterTask {
+  static constexpr int kWarps = kConsumerThreads / 32;
+  static constexpr int kBlocks = TILE_N / 8;
+
+  int slab;
+  int channel;
+  int lane_chunk;
+  const u32* filter;
+  u32 to;
+
+  static __device__ int count(const WgmmaArguments& a) {
+    return kBlocks * static_cast<int>(a.slabs);
+  }
+  static __device__ int first() { return static_cast<int>(threadIdx.x) / 32 - kWarpgroup / 32; }
+
+  static __device__ FilterTask at(const WgmmaArguments& a, const Channels& channels, int rotation,
+                                  u32 target, int index) {
+    const int lane = threadIdx.x % 32;
+    FilterTask task;
+    task.slab = index / kBlocks;
+    const int column = (index + rotation) % kBlocks * 8 + lane % 8;
+    task.channel = column_of(column);  // its own inverse
+    task.lane_chunk = lane / 8;
+    task.filter = a.weight + static_cast<i64>(channels.first + task.channel) *
+                                 (kTaps * static_cast<int>(a.group_words));
+    task.to = target + task.slab * kSlabChunks * kFilterChunkBytes + column * kChunkBytes;
+    return task;
+  }
+};
+
+// Whole chunks go through registers, with as many loads in flight as these hold: for many filters
+// that is faster than asynchronous copies, of which each waits for the one before it to take its
+// addresses. (For the few of a small block it is not.) Their bits are counted on the way.
+constexpr bool kThroughRegisters =
+    CONSUMERS > 1 && WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED;
+
+struct FilterPieces {
+  static constexpr int kOfTask = (kSlabChunks + kLanesOfColumn - 1) / kLanesOfColumn;
+  static constexpr int kMost = 15;
+  static constexpr int kTasks = kOfTask < kMost ? kMost / kOfTask : 1;
+
+  uint4 pieces[kTasks][kOfTask];
+
+  static __device__ int chunk_of(const FilterTask& task, int piece) {
+    return task.lane_chunk + kLanesOfColumn * piece;
+  }
+
+  __device__ void load(const WgmmaArguments& a, const Channels& channels, int rotation, int first) {
+    const int group_words = static_cast<int>(a.group_words);
 #pragma unroll
-  for (int i = 0; i < kMine; ++i) {
-    const int chunk = lane_chunk + kLanesOfColumn * i;
-    const int piece = slab * PLANES + chunk % PLANES;
-    pieces[i] = make_uint4(0, 0, 0, 0);
-    if (exists && chunk < kUsedChunks && (!PARTIAL || piece * kChunkWords < group_words)) {
-      pieces[i] = *reinterpret_cast<const uint4*>(filter + chunk / PLANES * group_words +
-                                                  piece * kChunkWords);
+    for (int i = 0; i < kTasks; ++i) {
+      const int index = first + i * FilterTask::kWarps;
+      const FilterTask task = FilterTask::at(a, channels, rotation, 0, index);
+      const bool exists = index < FilterTask::count(a) && task.channel < channels.count;
+#pragma unroll
+      for (int piece = 0; piece < kOfTask; ++piece) {
+        const int chunk = chunk_of(task, piece);
+        const int part = task.slab * PLANES + chunk % PLANES;  // of the group's words
+        pieces[i][piece] = make_uint4(0, 0, 0, 0);
+        if (exists && chunk < kUsedChunks && (!PARTIAL || part * kChunkWords < group_words)) {
+          pieces[i][piece] = *reinterpret_cast<const uint4*>(
+              task.filter + chunk / PLANES * group_words + part * kChunkWords);
+        }
+      }
     }
   }
-#pragma unroll
-  for (int i = 0; i < kMine; ++i) {
-    const int chunk = lane_chunk + kLanesOfColumn * i;
-    if (chunk < kSlabChunks) store_chunk(to + chunk * kFilterChunkBytes, pieces[i]);
-  }
-}
 
-__device__ inline void copy_slab(const WgmmaArguments& a, const u32* filter, bool exists, int slab,
-                                 int lane_chunk, u32 to) {
+  // `counted` is the address of count_taps' table, which holds group_channels.
+  __device__ void store(const WgmmaArguments& a, const Channels& channels, int rotation, u32 target,
+                        u32 counted, int first) const {
+#pragma unroll
+    for (int i = 0; i < kTasks; ++i) {
+      const int index = first + i * FilterTask::kWarps;
+      if (index >= FilterTask::count(a)) break;
+      const FilterTask task = FilterTask::at(a, channels, rotation, target, index);
+#pragma unroll
+      for (int piece = 0; piece < kOfTask; ++piece) {
+        const int chunk = chunk_of(task, piece);
+        if (chunk >= kSlabChunks) break;
+        const uint4 words = pieces[i][piece];
+        store_chunk(task.to + chunk * kFilterChunkBytes, words);
+        if (chunk < kUsedChunks) {
+          const int set = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
+          add_shared(counted + 4 * (chunk / PLANES * TILE_N + task.channel), -2 * set);
+        }
+      }
+    }
+  }
+};
+
+__device__ inline void copy_slab(const WgmmaArguments& a, const FilterTask& task, bool exists) {
   const int group_words = static_cast<int>(a.group_words);
-  ChunkSource source = ChunkSource::first_of(slab);
+  ChunkSource source = ChunkSource::first_of(task.slab);
 #pragma unroll 1
-  for (int skip = 0; skip < lane_chunk; ++skip) source.step(group_words);
+  for (int skip = 0; skip < task.lane_chunk; ++skip) source.step(group_words);
 #pragma unroll 1
   while (source.chunk < kSlabChunks) {
-    copy_filter_piece(a, to + source.chunk * kFilterChunkBytes, filter, source.word,
+    copy_filter_piece(a, task.to + source.chunk * kFilterChunkBytes, task.filter, source.word,
                       exists ? source.words(group_words) : 0);
 #pragma unroll
     for (int step = 0; step < kLanesOfColumn; ++step) source.step(group_words);
-  }
-}
-
-// The filters are there once all consumers have waited for their copies. A warp takes the 8 filters
-// of neighbouring columns at a time: 64 bytes of each at once, and no two to one bank. Blocks of
-// the same filters start at different ones, or all would ask one part of the second-level cache at
-// a time.
-__device__ inline void load_filters(const WgmmaArguments& a, const Channels& channels, int rotation,
-                                    u32 target) {
-  constexpr int kWarps = kConsumerThreads / 32;
-  constexpr int kBlocks = TILE_N / 8;
-  const int warp = static_cast<int>(threadIdx.x) / 32 - kWarpgroup / 32;
-  const int lane = threadIdx.x % 32;
-  const int slabs = static_cast<int>(a.slabs);
-#pragma unroll 1
-  for (int i = warp; i < kBlocks * slabs; i += kWarps) {
-    const int slab = i / kBlocks;
-    const int column = (i + rotation) % kBlocks * 8 + lane % 8;
-    const int channel = column_of(column);  // its own inverse
-    const bool exists = channel < channels.count;
-    const u32* filter = a.weight + static_cast<i64>(channels.first + channel) *
-                                       (kTaps * static_cast<int>(a.group_words));
-    const u32 to = target + slab * kSlabChunks * kFilterChunkBytes + column * kChunkBytes;
-    if constexpr (CONSUMERS > 1 && WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED) {
-      load_slab(a, filter, exists, slab, lane / 8, to);
-    } else {
-      copy_slab(a, filter, exists, slab, lane / 8, to);
-    }
   }
 }
 
@@ -210,14 +249,55 @@ __device__ inline void write_all_constants(const WgmmaArguments& a, const Channe
   }
 }
 
+// The filters and constants of a block, complete for all consumers afterwards.
+template <class Out>
+__device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
+                                       int rotation, const Layout& layout, u32 shared) {
+  const u32 target = shared + layout.filters;
+  if constexpr (kThroughRegisters) {
+    FilterPieces pieces;
+    int first = FilterTask::first();
+    pieces.load(a, channels, rotation, first);
+    write_all_constants<Out>(a, channels, shared);  // meanwhile
+#pragma unroll 1
+    do {
+      pieces.store(a, channels, rotation, target, shared + layout.counted, first);
+      first += FilterPieces::kTasks * FilterTask::kWarps;
+      pieces.load(a, channels, rotation, first);
+    } while (first < FilterTask::count(a));
+  } else {
+#pragma unroll 1
+    for (int i = FilterTask::first(); i < FilterTask::count(a); i += FilterTask::kWarps) {
+      const FilterTask task = FilterTask::at(a, channels, rotation, target, i);
+      copy_slab(a, task, task.channel < channels.count);
+    }
+    commit_copies();
+    write_all_constants<Out>(a, channels, shared);
+    wait_copies<0>();
+  }
+  publish_to_products();
+  sync_consumers();
+}
+
+// FilterPieces count from there on. By all threads, before.
+__device__ inline void begin_counting(const WgmmaArguments& a, u32 counted) {
+  if constexpr (!kThroughRegisters) return;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kTaps * TILE_N / 4; i += kThreads) {
+    fill_shared(counted + 16 * i, static_cast<u32>(a.group_channels));
+  }
+}
+
 // The table of border classes, once the filters are there: by all consumers. Loops, not unrolled
 // code: what runs once comes from memory an instruction after the other.
 template <class Out>
 __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
   int* counted = reinterpret_cast<int*>(dynamic + layout.counted);
-  count_taps(a, dynamic + layout.filters, counted);
-  sync_consumers();
+  if constexpr (!kThroughRegisters) {
+    count_taps(a, dynamic + layout.filters, counted);
+    sync_consumers();
+  }
   const int column_classes = Layout::column_classes(a);
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * TILE_N;

@@ -109,6 +109,10 @@ __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
 }
 
+__device__ inline void add_shared(u32 address, int value) {
+  asm volatile("red.shared.add.s32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
+}
+
 // Two words, 8-byte aligned.
 __device__ inline void load_pair(u32& first, u32& second, u32 address) {
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"

@@ -32,6 +32,7 @@ from binop.packing import WORD_BITS, word_count
 
 _WORDS = (1, 2, 4, 8)  # of a pixel
 _PRODUCT_PIXELS = 64
+_WARP = 32
 _WARPGROUP = 128
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
@@ -232,12 +233,15 @@ def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) ->
         "by_out_width": reciprocal(columns.out),
         "by_out_height": reciprocal(rows.out),
         "by_plane": reciprocal(rows.out * columns.out),
+        "width_blocks": divide_up(columns.out, _WARP),
+        "by_width_blocks": reciprocal(divide_up(columns.out, _WARP)),
         "step_rows": rows.step,
         "skip_rows": rows.skip,
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
         "tap_rows_inverse": inverse(rows.dilation),
         "tap_columns_inverse": inverse(columns.dilation),
+        "column_classes_inverse": inverse(1 + cuts[2] + cuts[3]),
         "cut_first_rows": cuts[0],
         "cut_last_rows": cuts[1],
         "cut_first_columns": cuts[2],

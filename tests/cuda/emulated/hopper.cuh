@@ -128,6 +128,14 @@ inline void store_shared(u32 address, u32 value) {
   memcpy(emulated::shared_memory + address, &value, 4);
 }
 
+inline void add_shared(u32 address, int value) {
+  emulated::check_shared(address, 4);
+  u32 sum;
+  memcpy(&sum, emulated::shared_memory + address, 4);
+  sum += static_cast<u32>(value);
+  memcpy(emulated::shared_memory + address, &sum, 4);
+}
+
 inline void load_pair(u32& first, u32& second, u32 address) {
   emulated::check_shared(address, 8);
   memcpy(&first, emulated::shared_memory + address, 4);
