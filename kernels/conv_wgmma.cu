@@ -13,6 +13,7 @@
 #include "conv_wgmma_patch.cuh"
 #include "conv_wgmma_ring.cuh"
 #include "conv_wgmma_weights.cuh"
+#include "overlap.cuh"
 
 // What every role knows of its block.
 struct Work {
@@ -214,6 +215,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();
+  wait_for_launch_before();
 
   // The same in all lanes, and known to be.
   const int warpgroup = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);

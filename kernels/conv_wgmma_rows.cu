@@ -9,6 +9,7 @@
 // The last warpgroup produces patches; those before it consume them.
 #include "conv_wgmma_rows_filters.cuh"
 #include "conv_wgmma_rows_patch.cuh"
+#include "overlap.cuh"
 
 // Where this lane's words of a step's taps lie, from the first tap on, in bytes.
 struct LaneDepth {
@@ -192,8 +193,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   // The same in all lanes, and known to be.
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= 4 * CONSUMERS) {
+    prepare_places(work);
+    wait_for_launch_before();
     produce(work, warp - 4 * CONSUMERS);
   } else {
+    wait_for_launch_before();
     consume(work, warp / 4);
   }
 }

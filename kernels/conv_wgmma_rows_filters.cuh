@@ -242,7 +242,7 @@ __device__ inline void write_all_constants(const Work& work) {
   }
 }
 
-// By the producers, after their first patch.
+// By the producers, before they read anything.
 __device__ inline void prepare_places(const Work& work) {
   write_spots(work);
   write_ones(work);

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "conv_wgmma_ring.cuh"
-#include "conv_wgmma_rows_filters.cuh"
+#include "conv_wgmma_rows_tile.cuh"
 
 constexpr u32 kPadWord = PAD_ONES ? ~0u : 0u;
 
@@ -89,7 +89,6 @@ __device__ inline void produce(const Work& work, int producer) {
     }
     __syncwarp();
     if (threadIdx.x % 32 == 0) arrive(full);
-    if (tile == work.first_tile) prepare_places(work);
     stage.advance(a);
   }
 }

@@ -3,6 +3,7 @@
 //
 // Compiled with -DLAYOUT=<flat|planes|strided> for the first tensor, and for planes with
 // -DVECTOR=<pixels of one load>. Memory-bound.
+#include "overlap.cuh"
 #include "pack_filters.cuh"
 #include "pack_flat.cuh"
 #include "pack_strided.cuh"
@@ -15,6 +16,7 @@
 
 extern "C" __global__ void __launch_bounds__(kThreads)
     pack(const __grid_constant__ PackArguments a) {
+  wait_for_launch_before();
 #if FILTERS
   if (blockIdx.x < a.filter_blocks) {
     pack_filters(a, blockIdx.x);

@@ -8,23 +8,21 @@ may be let do it.
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+from binop._cuda import driver_library
 
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 
 
 @cache
 def _exchange() -> Any:
-    """``cuThreadExchangeStreamCaptureMode``, which CuPy does not offer."""
-    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    function = driver.cuThreadExchangeStreamCaptureMode
-    function.argtypes = [ctypes.POINTER(ctypes.c_int)]
-    function.restype = ctypes.c_int
-    return function
+    return driver_library.function(
+        "cuThreadExchangeStreamCaptureMode", ctypes.POINTER(ctypes.c_int)
+    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 CuPy's ``Function.__call__`` wraps every argument in an object (6 us a launch). Here a kernel's one
 argument, a struct, is written into a buffer of the thread and handed to the driver, which copies
-it before it returns.
+it before it returns. CuPy's ``driver.launchKernel`` knows no launch attributes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,26 @@ import torch
 from cupy.cuda import runtime
 from cupy_backends.cuda.api import driver
 
-from binop._cuda import jit
+from binop._cuda import driver_library, jit
 from binop._cuda.launches import Device, Launch
 
 _MAX_ARGUMENT_BYTES = 4096  # the limit of CUDA before 12.1
 
 current_device = torch._C._cuda_getDevice
 _current_stream = torch._C._cuda_getCurrentRawStream
-_launch_kernel = driver.launchKernel
+# (CUlaunchConfig*, CUfunction, void** parameters, void** extra)
+_launch_kernel = driver_library.function("cuLaunchKernelEx", *[ctypes.c_void_p] * 4)
+_check = driver.check_status
+
+# CUlaunchConfig: blocks and threads in three dimensions, bytes of shared memory, stream,
+# attributes and their count.
+_CONFIG = struct.Struct("@7IPPI4x")
+# One CUlaunchAttribute, whose value is a union of 64 bytes.
+_PROGRAMMATIC_STREAM_SERIALIZATION = 6
+_ATTRIBUTES = ctypes.create_string_buffer(
+    struct.pack("@I4xI60x", _PROGRAMMATIC_STREAM_SERIALIZATION, 1)
+)
+_WITH_OVERLAP = (9, 0)  # the first compute capability
 # (shape, strides, dtype) -> a tensor on the current device. Inductor's generated code allocates
 # with it: 0.9 us where torch.empty_strided takes 1.8.
 _guards: Any = torch._C._dynamo.guards
@@ -33,17 +45,20 @@ empty_strided = _guards._empty_strided_cuda
 
 
 class _ThreadState(threading.local):
-    """The argument buffer of a thread. A new thread also needs a current CUDA context, which
-    setting the device gives it."""
+    """The buffers of a thread. A new thread also needs a current CUDA context, which setting the
+    device gives it."""
 
     def __init__(self) -> None:
         runtime.setDevice(current_device())
-        self._buffer = ctypes.create_string_buffer(_MAX_ARGUMENT_BYTES)
-        self._parameters = ctypes.c_void_p(ctypes.addressof(self._buffer))
+        self._arguments = ctypes.create_string_buffer(_MAX_ARGUMENT_BYTES)
+        self._parameters = ctypes.c_void_p(ctypes.addressof(self._arguments))
+        self._config = ctypes.create_string_buffer(_CONFIG.size)
         # In one attribute, because one costs as much as a call.
-        self.buffer_and_parameters = (
-            memoryview(self._buffer).cast("B"),
+        self.buffers = (
+            memoryview(self._arguments).cast("B"),
             ctypes.addressof(self._parameters),
+            memoryview(self._config).cast("B"),
+            ctypes.addressof(self._config),
         )
 
 
@@ -66,23 +81,32 @@ def prepare_launch(launch: Launch, pointers: int, device: int) -> Callable[..., 
 
     A closure: reading its variables is the cheapest that Python has.
     """
-    arch = jit.architecture(device_facts(device).capability)
+    capability = device_facts(device).capability
+    arch = jit.architecture(capability)
     with torch.cuda.device(device):
         function = jit.load(launch.kernel, device, arch, launch.shared_bytes)
     blocks, threads, shared = launch.blocks, launch.threads, launch.shared_bytes
     write = struct.Struct(f"{pointers}q").pack_into
     sizes = struct.pack(f"{len(launch.sizes)}q", *launch.sizes)
     span = slice(8 * pointers, 8 * pointers + len(sizes))
+    write_config = _CONFIG.pack_into
+    attributes = ctypes.addressof(_ATTRIBUTES)
+    attribute_count = int(launch.overlaps and capability >= _WITH_OVERLAP)
 
     def run(*addresses: int) -> None:
         if current_device() != device:
             with torch.cuda.device(device):
                 return run(*addresses)
-        buffer, parameters = _thread.buffer_and_parameters
+        buffer, parameters, config, at_config = _thread.buffers
         write(buffer, 0, *addresses)
         buffer[span] = sizes
         stream = _current_stream(device)
+        write_config(
+            config, 0, blocks, 1, 1, threads, 1, 1, shared, stream, attributes, attribute_count
+        )
         # Through the object, which keeps the module loaded as long as this closure lives.
-        _launch_kernel(function.ptr, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, 0)
+        error = _launch_kernel(at_config, function.ptr, parameters, None)
+        if error != 0:
+            _check(error)
 
     return run

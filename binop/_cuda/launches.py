@@ -103,6 +103,8 @@ class Launch:
     shared_bytes: int
     sizes: tuple[int, ...]
     reason: str
+    # The kernel may begin before the launch before it has ended (kernels/overlap.cuh).
+    overlaps: bool = False
 
 
 @dataclass(frozen=True)

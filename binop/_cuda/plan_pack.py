@@ -125,6 +125,7 @@ def plan_pack(
         0,
         in_order(PACK_SIZES, sizes),
         reason,
+        overlaps=True,
     )
 
 

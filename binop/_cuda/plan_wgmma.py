@@ -307,6 +307,7 @@ def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Laun
         in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores: {tile.channels} channels a block, "
         f"{tile.consumers} consumers {stages} patches in flight",
+        overlaps=True,
     )
 
 

@@ -255,6 +255,7 @@ def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) ->
         in_order(CONV_SIZES, sizes) + in_order(WGMMA_ROWS_SIZES, sizes),
         f"Hopper's tensor cores on rows of the image: {tile.channels} channels a block, "
         f"{tile.consumers} consumers, {stages} patches in flight",
+        overlaps=True,
     )
 
 

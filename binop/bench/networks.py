@@ -253,5 +253,5 @@ _CPU_RECIPES = (
 RECIPES = {
     "cpu": _CPU_RECIPES,
     # With the one kernel for a convolution and its residual sum, where there is one.
-    "cuda": (*_CPU_RECIPES, _by_binop("binop-residual", (), None)),
+    "cuda": (*_CPU_RECIPES, _by_binop("binop-residual", _EVERYWHERE, _EVERYWHERE)),
 }

@@ -185,7 +185,9 @@ def test_one_launch_on_a_device() -> None:
     arguments = _on_cuda(operands(case, CHAINS[1], torch.bfloat16))
     _reference.binary_conv2d_residual(*arguments)
     torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+    # Without acc_events torch 2.11 warns that events are those of one cycle.
+    cuda = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=cuda, acc_events=True) as profiler:
         _reference.binary_conv2d_residual(*arguments)
         torch.cuda.synchronize()
     kernels = [e.key for e in profiler.key_averages() if e.self_device_time_total > 0]
