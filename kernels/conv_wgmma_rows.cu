@@ -188,16 +188,15 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
   fill_patches(a, work.shared + work.layout.patches);
+  prepare_places(work);
   __syncthreads();
+  wait_for_launch_before();
 
   // The same in all lanes, and known to be.
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= 4 * CONSUMERS) {
-    prepare_places(work);
-    wait_for_launch_before();
     produce(work, warp - 4 * CONSUMERS);
   } else {
-    wait_for_launch_before();
     consume(work, warp / 4);
   }
 }

@@ -8,7 +8,6 @@
 #include "conv_wgmma_rows_bits.cuh"
 
 constexpr int kConsumerBarrier = 1;
-constexpr int kPreparedBarrier = 2;  // of all threads
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
 
@@ -69,67 +68,49 @@ struct StepWords {
   }
 };
 
-// The filters that a warp loads, and counts: 32 columns of a step at a time, one a lane, several in
-// flight. Blocks of the same filters start at different ones, or all would ask one part of the
-// second-level cache at a time.
-struct OwnFilters {
-  static constexpr int kItems = TILE_N / 32 * kSteps;
+// The filters of 8 neighbouring columns, by a warp: four steps of each at once, one a lane (128
+// bytes of a filter are together in memory, and no two columns in one bank).
+struct FilterColumns {
+  static constexpr int kBlocks = TILE_N / 8;
   static constexpr int kWarps = 4 * CONSUMERS;
-  static constexpr int kOfWarp = (kItems + kWarps - 1) / kWarps;
-  static constexpr int kInFlight = kOfWarp < 5 ? kOfWarp : 5;
+  static constexpr int kSide = 4;
+  static constexpr int kRounds = (kSteps + kSide - 1) / kSide;
 
-  StepWords steps[kInFlight];
+  StepWords steps[kRounds];
 
-  // Index of an item of this warp; kItems and more: none.
-  static __device__ int item_at(int index) { return index * kWarps + threadIdx.x / 32; }
+  static __device__ int step_at(int round) { return round * kSide + threadIdx.x % 32 / 8; }
 
-  static __device__ int column_at(const Work& work, int item) {
-    return rotated(work, item) / kSteps * 32 + threadIdx.x % 32;
-  }
-
-  static __device__ int step_at(const Work& work, int item) { return rotated(work, item) % kSteps; }
-
-  __device__ void load(const Work& work, int first) {
-    const WgmmaArguments& a = work.a;
+  __device__ void load(const WgmmaArguments& a, const Channels& channels, int column) {
+    const int channel = column_of(column);  // (its own inverse)
+    const u32* filter = a.weight + static_cast<i64>(channels.first + channel) * (kTaps * WORDS);
 #pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      const int item = item_at(first + i);
-      const int channel = column_of(column_at(work, item));  // (its own inverse)
-      const bool exists = item < kItems && channel < work.channels.count;
-      const u32* filter =
-          a.weight + static_cast<i64>(work.channels.first + channel) * (kTaps * WORDS);
-      steps[i].load(filter, step_at(work, item), exists);
+    for (int round = 0; round < kRounds; ++round) {
+      steps[round].load(filter, step_at(round), channel < channels.count);
     }
   }
 
-  __device__ void store(const Work& work, int first) {
-    const WgmmaArguments& a = work.a;
+  // And their bits, counted.
+  __device__ void store(const Work& work, int column) {
+    const int group_channels = static_cast<int>(work.a.group_channels);
+    const u32 to = work.shared + work.layout.filters + column * kChunkBytes;
+    const u32 counted = work.shared + Layout::kCounted + 4 * column_of(column);
 #pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      const int item = item_at(first + i);
-      if (item >= kItems) break;
-      const int column = column_at(work, item);
-      const int step = step_at(work, item);
-      if constexpr (MASKED) steps[i].mask_tails(tail_mask(a.group_channels));
-      const u32 to =
-          work.shared + work.layout.filters + 2 * step * kFilterChunkBytes + column * kChunkBytes;
-      store_chunk(to, steps[i].chunk(0));
-      store_chunk(to + kFilterChunkBytes, steps[i].chunk(1));
-      const u32 counted = work.shared + Layout::kCounted + 4 * column_of(column);
+    for (int round = 0; round < kRounds; ++round) {
+      const int step = step_at(round);
+      if (step >= kSteps) break;
+      if constexpr (MASKED) steps[round].mask_tails(tail_mask(group_channels));
+      const u32 chunk = to + 2 * step * kFilterChunkBytes;
+      store_chunk(chunk, steps[round].chunk(0));
+      store_chunk(chunk + kFilterChunkBytes, steps[round].chunk(1));
 #pragma unroll
       for (int of_step = 0; of_step < kStepTaps; ++of_step) {
         const int tap = step * kStepTaps + of_step;
         if (tap < kTaps) {
           store_shared(counted + 4 * TILE_N * tap,
-                       static_cast<int>(a.group_channels) - 2 * steps[i].set_bits(of_step));
+                       group_channels - 2 * steps[round].set_bits(of_step));
         }
       }
     }
-  }
-
- private:
-  static __device__ int rotated(const Work& work, int item) {
-    return (item + work.first_tile) % kItems;
   }
 };
 
@@ -138,7 +119,7 @@ __device__ inline void write_ones(const Work& work) {
   constexpr int kWords = (kColumns - TILE_N) * kChunkWords;
   const u32 mask = tail_mask(work.a.group_channels);
 #pragma unroll 1
-  for (int i = threadIdx.x % kWarpgroup; i < kWords * kChunks; i += kWarpgroup) {
+  for (int i = threadIdx.x; i < kWords * kChunks; i += kThreads) {
     const int chunk = i / kWords;
     const Depth depth = Depth::at(chunk, i % kChunkWords);
     const u32 ones = depth.word == WORDS - 1 ? mask : ~0u;
@@ -167,9 +148,9 @@ __device__ inline void write_spots(const Work& work) {
   const int row_step = static_cast<int>(a.step_rows * a.pitch_bytes);
   const int column_step = static_cast<int>(a.stride_columns) * kPixelBytes;
   const int blocks = static_cast<int>(a.width_blocks);
-#pragma unroll 1
-  for (int i = threadIdx.x % kWarpgroup / 32; i < static_cast<int>(a.out_height) * blocks;
-       i += kProducers) {
+  const int items = static_cast<int>(a.out_height) * blocks;
+#pragma unroll 4
+  for (int i = threadIdx.x / 32; i < items; i += kThreads / 32) {
     const int row = divide_by(i, a.by_width_blocks);
     const int column = (i - row * blocks) * 32 + threadIdx.x % 32;
     if (column >= width) continue;
@@ -242,29 +223,30 @@ __device__ inline void write_all_constants(const Work& work) {
   }
 }
 
-// By the producers, before they read anything.
+// What needs nothing from global memory, by all threads.
 __device__ inline void prepare_places(const Work& work) {
   write_spots(work);
   write_ones(work);
   publish_to_products();
-  arrive_at_barrier<kThreads>(kPreparedBarrier);
 }
 
-// By the consumers: what is loaded comes while the rest is written.
+// By the consumers. A block's code runs cold here, so that a loop is faster than more loads in
+// flight. Blocks of the same filters start at different ones, or all would ask one part of the
+// second-level cache at a time.
 template <class Out>
 __device__ inline void prepare_filters(const Work& work) {
-  OwnFilters filters;
-  filters.load(work, 0);
-  write_all_constants<Out>(work);
-  filters.store(work, 0);
+  const int warp = threadIdx.x / 32;
 #pragma unroll 1
-  for (int first = OwnFilters::kInFlight; first < OwnFilters::kOfWarp;
-       first += OwnFilters::kInFlight) {
-    filters.load(work, first);
-    filters.store(work, first);
+  for (int i = warp; i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
+    const int column = (i + work.first_tile) % FilterColumns::kBlocks * 8 + threadIdx.x % 8;
+    FilterColumns filters;
+    filters.load(work.a, work.channels, column);
+    if (i == warp) write_all_constants<Out>(work);  // meanwhile
+    filters.store(work, column);
   }
+  if (warp >= FilterColumns::kBlocks) write_all_constants<Out>(work);
   publish_to_products();
   sync_consumers();
   write_table<Out>(work);
-  sync_threads<kThreads>(kPreparedBarrier);
+  sync_consumers();
 }

@@ -100,61 +100,42 @@ struct FilterTask {
   }
 };
 
-// Whole chunks go through registers, with as many loads in flight as these hold: for many filters
-// that is faster than asynchronous copies, of which each waits for the one before it to take its
-// addresses. (For the few of a small block it is not.) Their bits are counted on the way.
+// Whole chunks go through registers, a task's loads in flight together: for many filters that is
+// faster than asynchronous copies, of which each waits for the one before it to take its addresses.
+// (For the few of a small block it is not.) Their bits are counted on the way.
 constexpr bool kThroughRegisters =
     CONSUMERS > 1 && WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED;
 
 struct FilterPieces {
-  static constexpr int kOfTask = (kSlabChunks + kLanesOfColumn - 1) / kLanesOfColumn;
-  static constexpr int kMost = 15;
-  static constexpr int kTasks = kOfTask < kMost ? kMost / kOfTask : 1;
+  static constexpr int kCount = (kSlabChunks + kLanesOfColumn - 1) / kLanesOfColumn;
 
-  uint4 pieces[kTasks][kOfTask];
+  uint4 pieces[kCount];
 
-  static __device__ int chunk_of(const FilterTask& task, int piece) {
-    return task.lane_chunk + kLanesOfColumn * piece;
-  }
-
-  __device__ void load(const WgmmaArguments& a, const Channels& channels, int rotation, int first) {
+  __device__ void load(const WgmmaArguments& a, const FilterTask& task, bool exists) {
     const int group_words = static_cast<int>(a.group_words);
 #pragma unroll
-    for (int i = 0; i < kTasks; ++i) {
-      const int index = first + i * FilterTask::kWarps;
-      const FilterTask task = FilterTask::at(a, channels, rotation, 0, index);
-      const bool exists = index < FilterTask::count(a) && task.channel < channels.count;
-#pragma unroll
-      for (int piece = 0; piece < kOfTask; ++piece) {
-        const int chunk = chunk_of(task, piece);
-        const int part = task.slab * PLANES + chunk % PLANES;  // of the group's words
-        pieces[i][piece] = make_uint4(0, 0, 0, 0);
-        if (exists && chunk < kUsedChunks && (!PARTIAL || part * kChunkWords < group_words)) {
-          pieces[i][piece] = *reinterpret_cast<const uint4*>(
-              task.filter + chunk / PLANES * group_words + part * kChunkWords);
-        }
+    for (int i = 0; i < kCount; ++i) {
+      const int chunk = task.lane_chunk + kLanesOfColumn * i;
+      const int part = task.slab * PLANES + chunk % PLANES;  // of the group's words
+      pieces[i] = make_uint4(0, 0, 0, 0);
+      if (exists && chunk < kUsedChunks && (!PARTIAL || part * kChunkWords < group_words)) {
+        pieces[i] = *reinterpret_cast<const uint4*>(task.filter + chunk / PLANES * group_words +
+                                                    part * kChunkWords);
       }
     }
   }
 
-  // `counted` is the address of count_taps' table, which holds group_channels.
-  __device__ void store(const WgmmaArguments& a, const Channels& channels, int rotation, u32 target,
-                        u32 counted, int first) const {
+  // `counted` is the address of the taps' counts (begin_counting).
+  __device__ void store(const FilterTask& task, u32 counted) const {
 #pragma unroll
-    for (int i = 0; i < kTasks; ++i) {
-      const int index = first + i * FilterTask::kWarps;
-      if (index >= FilterTask::count(a)) break;
-      const FilterTask task = FilterTask::at(a, channels, rotation, target, index);
-#pragma unroll
-      for (int piece = 0; piece < kOfTask; ++piece) {
-        const int chunk = chunk_of(task, piece);
-        if (chunk >= kSlabChunks) break;
-        const uint4 words = pieces[i][piece];
-        store_chunk(task.to + chunk * kFilterChunkBytes, words);
-        if (chunk < kUsedChunks) {
-          const int set = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
-          add_shared(counted + 4 * (chunk / PLANES * TILE_N + task.channel), -2 * set);
-        }
+    for (int i = 0; i < kCount; ++i) {
+      const int chunk = task.lane_chunk + kLanesOfColumn * i;
+      if (chunk >= kSlabChunks) break;
+      const uint4 words = pieces[i];
+      store_chunk(task.to + chunk * kFilterChunkBytes, words);
+      if (chunk < kUsedChunks) {
+        const int set = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
+        add_shared(counted + 4 * (chunk / PLANES * TILE_N + task.channel), -2 * set);
       }
     }
   }
@@ -253,24 +234,21 @@ __device__ inline void write_all_constants(const WgmmaArguments& a, const Channe
 template <class Out>
 __device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
                                        int rotation, const Layout& layout, u32 shared) {
-  const u32 target = shared + layout.filters;
-  if constexpr (kThroughRegisters) {
-    FilterPieces pieces;
-    int first = FilterTask::first();
-    pieces.load(a, channels, rotation, first);
-    write_all_constants<Out>(a, channels, shared);  // meanwhile
+  const int first = FilterTask::first();
 #pragma unroll 1
-    do {
-      pieces.store(a, channels, rotation, target, shared + layout.counted, first);
-      first += FilterPieces::kTasks * FilterTask::kWarps;
-      pieces.load(a, channels, rotation, first);
-    } while (first < FilterTask::count(a));
-  } else {
-#pragma unroll 1
-    for (int i = FilterTask::first(); i < FilterTask::count(a); i += FilterTask::kWarps) {
-      const FilterTask task = FilterTask::at(a, channels, rotation, target, i);
-      copy_slab(a, task, task.channel < channels.count);
+  for (int i = first; i < FilterTask::count(a); i += FilterTask::kWarps) {
+    const FilterTask task = FilterTask::at(a, channels, rotation, shared + layout.filters, i);
+    const bool exists = task.channel < channels.count;
+    if constexpr (kThroughRegisters) {
+      FilterPieces pieces;
+      pieces.load(a, task, exists);
+      if (i == first) write_all_constants<Out>(a, channels, shared);  // meanwhile
+      pieces.store(task, shared + layout.counted);
+    } else {
+      copy_slab(a, task, exists);
     }
+  }
+  if constexpr (!kThroughRegisters) {
     commit_copies();
     write_all_constants<Out>(a, channels, shared);
     wait_copies<0>();
