@@ -123,7 +123,7 @@ __device__ inline void read_rows(u32 words, i64 first_pixel, LaneRows& rows) {
 // The consumers store their first tiles one after the other. Nothing else would keep them from
 // multiplying all at once and then storing all at once, which leaves the tensor cores idle.
 // It costs the first tiles, so that it needs many to pay.
-constexpr int kFirstTurnBarrier = kConsumersBarrier + 1;
+constexpr int kFirstTurnBarrier = kTableBarrier + 1;
 constexpr int kStaggeredTiles = 8;
 
 __device__ inline void wait_turn(int consumer) {
@@ -143,7 +143,11 @@ __device__ void consume(const Work& work, int consumer) {
   const bool staggered =
       work.first_tile + kStaggeredTiles * work.walkers < static_cast<int>(a.pixel_tiles);
 
-  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared);
+  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
+  const auto table = [&] { make_table<OUT>(a, work.layout, work.shared, work.dynamic); };
+  if constexpr (kTableFirst) {
+    if (makes_table(consumer)) table();
+  }
 
   Stage stage;
 #pragma unroll 1
@@ -174,8 +178,13 @@ __device__ void consume(const Work& work, int consumer) {
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
-    // Late: meanwhile the first products run.
-    if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
+    if (tile == work.first_tile) {
+      if constexpr (!kTableFirst) {
+        table();
+      } else if (!makes_table(consumer)) {
+        wait_for_table();
+      }
+    }
     TileEpilogue epilogue = {a, work.channels, rows};
     wait_products();
     const bool in_turn = CONSUMERS > 1 && staggered && tile == work.first_tile;

@@ -8,6 +8,8 @@
 #include "conv_wgmma_rows_bits.cuh"
 
 constexpr int kConsumerBarrier = 1;
+constexpr int kMakerBarrier = 2;
+constexpr int kTableBarrier = 3;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
 
@@ -129,35 +131,44 @@ __device__ inline void write_ones(const Work& work) {
   }
 }
 
-__device__ inline void write_spots(const Work& work) {
+// A spot is the sum of its row's part and its column's.
+__device__ inline void write_parts(const Work& work) {
   const WgmmaArguments& a = work.a;
-  const BorderAxis rows = {
-      static_cast<int>(a.stride_rows),
-      static_cast<int>(a.padding_rows),
-      static_cast<int>(a.dilation_rows),
-      a.tap_rows_inverse,
-      static_cast<int>(a.dilation_rows) * (KERNEL_ROWS - 1) + 1 - static_cast<int>(a.height),
-      static_cast<int>(a.cut_first_rows)};
-  const BorderAxis columns = {
-      static_cast<int>(a.stride_columns),          static_cast<int>(a.padding_columns),
-      static_cast<int>(a.dilation_columns),        a.tap_columns_inverse,
-      static_cast<int>(a.reach_columns - a.width), static_cast<int>(a.cut_first_columns)};
-  const int width = static_cast<int>(a.out_width);
-  const int column_classes = Layout::column_classes(a);
-  const bool borders = Layout::classes(a) > 1;
-  const int row_step = static_cast<int>(a.step_rows * a.pitch_bytes);
-  const int column_step = static_cast<int>(a.stride_columns) * kPixelBytes;
-  const int blocks = static_cast<int>(a.width_blocks);
-  const int items = static_cast<int>(a.out_height) * blocks;
-#pragma unroll 4
-  for (int i = threadIdx.x / 32; i < items; i += kThreads / 32) {
-    const int row = divide_by(i, a.by_width_blocks);
-    const int column = (i - row * blocks) * 32 + threadIdx.x % 32;
-    if (column >= width) continue;
-    const int border = borders ? rows.class_of(row) * column_classes + columns.class_of(column) : 0;
-    const int offset = static_cast<int>(a.first_bytes) + row * row_step + column * column_step;
-    store_shared(work.shared + work.layout.spots + 4 * (row * width + column),
-                 Spot::make(offset, border));
+  const int height = static_cast<int>(a.out_height);
+  const int parts = height + static_cast<int>(a.out_width);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < parts; i += kThreads) {
+    const bool of_row = i < height;
+    const BorderAxis axis = {
+        static_cast<int>(of_row ? a.stride_rows : a.stride_columns),
+        static_cast<int>(of_row ? a.padding_rows : a.padding_columns),
+        static_cast<int>(of_row ? a.dilation_rows : a.dilation_columns),
+        of_row ? a.tap_rows_inverse : a.tap_columns_inverse,
+        static_cast<int>(of_row ? a.window_rows - a.height : a.reach_columns - a.width),
+        static_cast<int>(of_row ? a.cut_first_rows : a.cut_first_columns)};
+    const int output = of_row ? i : i - height;
+    const int border = Layout::classes(a) > 1 ? axis.class_of(output) : 0;
+    const int step = of_row ? static_cast<int>(a.step_rows * a.pitch_bytes)
+                            : static_cast<int>(a.stride_columns) * kPixelBytes;
+    const int offset = output * step + (of_row ? static_cast<int>(a.first_bytes) : 0);
+    store_shared(work.shared + work.layout.parts + 4 * i,
+                 Spot::make(offset, of_row ? border * Layout::column_classes(a) : border));
+  }
+}
+
+// A row a warp.
+__device__ inline void write_spots(const Work& work) {
+  const int height = static_cast<int>(work.a.out_height);
+  const int width = static_cast<int>(work.a.out_width);
+  const u32 parts = work.shared + work.layout.parts;
+#pragma unroll 1
+  for (int row = threadIdx.x / 32; row < height; row += kThreads / 32) {
+    const u32 of_row = load_shared(parts + 4 * row);
+#pragma unroll 1
+    for (int column = threadIdx.x % 32; column < width; column += 32) {
+      store_shared(work.shared + work.layout.spots + 4 * (row * width + column),
+                   of_row + load_shared(parts + 4 * (height + column)));
+    }
   }
 }
 
@@ -191,7 +202,7 @@ __device__ inline void write_table(const Work& work) {
   constexpr int kPairs = TILE_N / 2;
   const int entries = Layout::classes(work.a) * kPairs;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
+  for (int i = threadIdx.x % kWarpgroup; i < entries; i += kWarpgroup) {
     const int border = i / kPairs;
     const int channel = i % kPairs * 2;
     int counted[2];
@@ -225,9 +236,11 @@ __device__ inline void write_all_constants(const Work& work) {
 
 // What needs nothing from global memory, by all threads.
 __device__ inline void prepare_places(const Work& work) {
-  write_spots(work);
+  write_parts(work);
   write_ones(work);
   publish_to_products();
+  __syncthreads();
+  write_spots(work);
 }
 
 // By the consumers. A block's code runs cold here, so that a loop is faster than more loads in
@@ -241,12 +254,23 @@ __device__ inline void prepare_filters(const Work& work) {
     const int column = (i + work.first_tile) % FilterColumns::kBlocks * 8 + threadIdx.x % 8;
     FilterColumns filters;
     filters.load(work.a, work.channels, column);
-    if (i == warp) write_all_constants<Out>(work);  // meanwhile
+    // Meanwhile. (A warp that has channels has filters to load.)
+    if (i == warp) write_all_constants<Out>(work);
     filters.store(work, column);
   }
-  if (warp >= FilterColumns::kBlocks) write_all_constants<Out>(work);
   publish_to_products();
   sync_consumers();
-  write_table<Out>(work);
-  sync_consumers();
 }
+
+// The table is made by the last of the consumers, while the others' first products run; these wait
+// for it before they store.
+__device__ inline bool makes_table(int consumer) { return consumer == CONSUMERS - 1; }
+
+template <class Out>
+__device__ inline void make_table(const Work& work) {
+  write_table<Out>(work);
+  sync_threads<kWarpgroup>(kMakerBarrier);
+  if constexpr (CONSUMERS > 1) arrive_at_barrier<kConsumerThreads>(kTableBarrier);
+}
+
+__device__ inline void wait_for_table() { sync_threads<kConsumerThreads>(kTableBarrier); }

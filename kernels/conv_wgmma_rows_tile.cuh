@@ -33,12 +33,11 @@ struct WgmmaArguments : ConvArguments {
   i64 by_image_rows;
   i64 by_out_width;
   i64 by_out_height;
-  i64 by_plane;      // outputs of an image
-  i64 width_blocks;  // of 32 outputs, in a row
-  i64 by_width_blocks;
-  i64 step_rows;   // rows of the padded image from one output row to the next
-  i64 skip_rows;   // rows of the image from one row of the padded image to the next
-  i64 reach_rows;  // rows of the padded image under one output pixel
+  i64 by_plane;     // outputs of an image
+  i64 step_rows;    // rows of the padded image from one output row to the next
+  i64 skip_rows;    // rows of the image from one row of the padded image to the next
+  i64 reach_rows;   // rows of the padded image under one output pixel
+  i64 window_rows;  // and of the image
   i64 reach_columns;
   i64 tap_rows_inverse;
   i64 tap_columns_inverse;
@@ -133,6 +132,7 @@ struct Layout {
       4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 
   int spots;  // u32 [plane]
+  int parts;  // of spots: u32 [out_height + out_width]
   int filters;
   int patches;
 
@@ -140,7 +140,9 @@ struct Layout {
     Layout layout;
     layout.spots = kTable + kClassBytes * classes(a);
     const int plane = static_cast<int>(a.out_height) * static_cast<int>(a.out_width);
-    layout.filters = (layout.spots + 4 * plane + 127) / 128 * 128;
+    layout.parts = layout.spots + 4 * plane;
+    const int parts = static_cast<int>(a.out_height) + static_cast<int>(a.out_width);
+    layout.filters = (layout.parts + 4 * parts + 127) / 128 * 128;
     layout.patches = layout.filters + kChunks * kFilterChunkBytes;
     return layout;
   }

@@ -61,6 +61,9 @@ __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, co
 // Called by the consumers only; the producers do not wait for the filters.
 constexpr int kConsumerThreads = kThreads - kWarpgroup;
 constexpr int kConsumersBarrier = 1;
+constexpr int kMakerBarrier = 2;
+constexpr int kTableBarrier = 3;
+constexpr bool kTableFirst = CONSUMERS > 1;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumersBarrier); }
 
@@ -183,7 +186,9 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
 }
 
 // group_channels - 2 popc(filter), per tap and channel.
-__device__ inline void count_taps(const WgmmaArguments& a, const u8* filters, int* counted) {
+__device__ inline void count_taps(const WgmmaArguments& a, const Layout& layout, u8* dynamic) {
+  const u8* filters = dynamic + layout.filters;
+  int* counted = reinterpret_cast<int*>(dynamic + layout.counted);
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < kTaps * TILE_N;
        i += kConsumerThreads) {
@@ -192,6 +197,7 @@ __device__ inline void count_taps(const WgmmaArguments& a, const u8* filters, in
         tap_bits(a, filters, tap / KERNEL_COLUMNS, tap % KERNEL_COLUMNS, column_of(i % TILE_N));
     counted[i] = static_cast<int>(a.group_channels) - 2 * set;
   }
+  sync_consumers();
 }
 
 // The sum of a channel over the taps that a pair of border classes leaves (BorderAxis::class_of).
@@ -230,33 +236,6 @@ __device__ inline void write_all_constants(const WgmmaArguments& a, const Channe
   }
 }
 
-// The filters and constants of a block, complete for all consumers afterwards.
-template <class Out>
-__device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
-                                       int rotation, const Layout& layout, u32 shared) {
-  const int first = FilterTask::first();
-#pragma unroll 1
-  for (int i = first; i < FilterTask::count(a); i += FilterTask::kWarps) {
-    const FilterTask task = FilterTask::at(a, channels, rotation, shared + layout.filters, i);
-    const bool exists = task.channel < channels.count;
-    if constexpr (kThroughRegisters) {
-      FilterPieces pieces;
-      pieces.load(a, task, exists);
-      if (i == first) write_all_constants<Out>(a, channels, shared);  // meanwhile
-      pieces.store(task, shared + layout.counted);
-    } else {
-      copy_slab(a, task, exists);
-    }
-  }
-  if constexpr (!kThroughRegisters) {
-    commit_copies();
-    write_all_constants<Out>(a, channels, shared);
-    wait_copies<0>();
-  }
-  publish_to_products();
-  sync_consumers();
-}
-
 // FilterPieces count from there on. By all threads, before.
 __device__ inline void begin_counting(const WgmmaArguments& a, u32 counted) {
   if constexpr (!kThroughRegisters) return;
@@ -266,20 +245,15 @@ __device__ inline void begin_counting(const WgmmaArguments& a, u32 counted) {
   }
 }
 
-// The table of border classes, once the filters are there: by all consumers. Loops, not unrolled
+// The table of border classes, by one warpgroup once the filters are counted. Loops, not unrolled
 // code: what runs once comes from memory an instruction after the other.
 template <class Out>
-__device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
+__device__ inline void write_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
-  int* counted = reinterpret_cast<int*>(dynamic + layout.counted);
-  if constexpr (!kThroughRegisters) {
-    count_taps(a, dynamic + layout.filters, counted);
-    sync_consumers();
-  }
+  const int* counted = reinterpret_cast<const int*>(dynamic + layout.counted);
   const int column_classes = Layout::column_classes(a);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * TILE_N;
-       i += kConsumerThreads) {
+  for (int i = threadIdx.x % kWarpgroup; i < Layout::classes(a) * TILE_N; i += kWarpgroup) {
     const int border = i / TILE_N;
     const int channel = i % TILE_N;
     const int row_class = divide_small(border, a.column_classes_inverse);
@@ -292,5 +266,49 @@ __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout
     store_shared(shared + Layout::kTable + 4 * i,
                  __float_as_uint(table_entry<Out>(sum, threshold)));
   }
-  sync_consumers();
 }
+
+// The filters and constants of a block, complete for all consumers afterwards.
+template <class Out>
+__device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
+                                       int rotation, const Layout& layout, u32 shared,
+                                       u8* dynamic) {
+  const int first = FilterTask::first();
+#pragma unroll 1
+  for (int i = first; i < FilterTask::count(a); i += FilterTask::kWarps) {
+    const FilterTask task = FilterTask::at(a, channels, rotation, shared + layout.filters, i);
+    const bool exists = task.channel < channels.count;
+    if constexpr (kThroughRegisters) {
+      FilterPieces pieces;
+      pieces.load(a, task, exists);
+      // Meanwhile. (A warp that has channels has filters to load.)
+      if (i == first) write_all_constants<Out>(a, channels, shared);
+      pieces.store(task, shared + layout.counted);
+    } else {
+      copy_slab(a, task, exists);
+    }
+  }
+  if constexpr (!kThroughRegisters) {
+    commit_copies();
+    write_all_constants<Out>(a, channels, shared);
+    wait_copies<0>();
+  }
+  publish_to_products();
+  sync_consumers();
+  if constexpr (!kThroughRegisters && kTableFirst) count_taps(a, layout, dynamic);
+}
+
+// Of several consumers the last one makes the table, while the others' first products run; these
+// wait for it before they store. One consumer makes it while its own products run.
+__device__ inline bool makes_table(int consumer) { return consumer == CONSUMERS - 1; }
+
+template <class Out>
+__device__ inline void make_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
+                                  u8* dynamic) {
+  if constexpr (!kThroughRegisters && !kTableFirst) count_taps(a, layout, dynamic);
+  write_table<Out>(a, layout, shared, dynamic);
+  sync_threads<kWarpgroup>(kMakerBarrier);
+  if constexpr (kTableFirst) arrive_at_barrier<kConsumerThreads>(kTableBarrier);
+}
+
+__device__ inline void wait_for_table() { sync_threads<kConsumerThreads>(kTableBarrier); }

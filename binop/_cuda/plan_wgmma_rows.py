@@ -32,7 +32,6 @@ from binop.packing import WORD_BITS, word_count
 
 _WORDS = (1, 2, 4, 8)  # of a pixel
 _PRODUCT_PIXELS = 64
-_WARP = 32
 _WARPGROUP = 128
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
@@ -113,7 +112,7 @@ class RowsMemory:
         barriers = 8 * 2 * 8 + 4 * 8
         taps = math.prod(geometry.kernel)
         table = 4 * tile.channels + (128 if bits and tile.channels % 64 == 0 else 0)
-        spots = 4 * rows.out * columns.out
+        spots = 4 * (rows.out * columns.out + rows.out + columns.out)
         tables = barriers + 4 * tile.channels * (3 + taps) + table * classes + spots
         filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES
         return cls(divide_up(tables, 128) * 128 + filters, divide_up(patch, 128) * 128)
@@ -233,11 +232,10 @@ def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) ->
         "by_out_width": reciprocal(columns.out),
         "by_out_height": reciprocal(rows.out),
         "by_plane": reciprocal(rows.out * columns.out),
-        "width_blocks": divide_up(columns.out, _WARP),
-        "by_width_blocks": reciprocal(divide_up(columns.out, _WARP)),
         "step_rows": rows.step,
         "skip_rows": rows.skip,
         "reach_rows": rows.reach,
+        "window_rows": geometry.dilation[0] * (geometry.kernel[0] - 1) + 1,
         "reach_columns": columns.reach,
         "tap_rows_inverse": inverse(rows.dilation),
         "tap_columns_inverse": inverse(columns.dilation),
