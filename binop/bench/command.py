@@ -6,10 +6,15 @@ import argparse
 import datetime
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from binop.bench import readme, tables, writers
 from binop.bench.result import Result, load, save, slug
+
+if TYPE_CHECKING:
+    from binop.bench.cases import Case
 
 _ROUNDS = 50
 _QUICK_ROUNDS = 5
@@ -22,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_argument_group("what to measure")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
-    what.add_argument("--cases", nargs="+", metavar="NAME", help="default: all of the device's")
+    what.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="NAME",
+        help="names of cases or of groups (see --list; default: the cases outside the groups)",
+    )
     what.add_argument("--contenders", nargs="+", metavar="NAME", help="default: all")
     what.add_argument(
         "--networks",
@@ -139,14 +149,27 @@ def _device_type(options: argparse.Namespace) -> str:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from binop.bench.cases import cases
+    from binop.bench.cases import cases, groups
     from binop.bench.contenders import recipes
 
     device_type = _device_type(options)
-    for case in cases(device_type, options.networks):
-        print(f"{case.name:<12} {case.kind:<9} {case.shape}")
-        print(f"{'':<12} {' '.join(r.name for r in recipes(device_type, case.kind))}")
+    listed = {"": cases(device_type, options.networks)}
+    if not options.networks:
+        listed |= groups(device_type)
+    for group, members in listed.items():
+        if group:
+            print(f"group {group}, measured when it is named:")
+        for case in members:
+            names = [r.name for r in recipes(device_type, case.kind, case.extra)]
+            print(f"{case.name:<12} {case.kind:<9} {case.shape}\n{'':<12} {' '.join(names)}")
     return 0
+
+
+def _suffix(chosen: Sequence[Case], default: Sequence[Case], networks: bool) -> str:
+    """Of a result's name: networks and groups of cases have README blocks of their own."""
+    if networks:
+        return "-networks"
+    return "-more" if not set(chosen) & set(default) else ""
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -169,8 +192,7 @@ def _measure(options: argparse.Namespace) -> int:
     )
     facts = machine.describe(device)
     now = datetime.datetime.now(datetime.timezone.utc)
-    # Two results, with README blocks of their own.
-    name = slug(facts["device"]) + ("-networks" if options.networks else "")
+    name = slug(facts["device"]) + _suffix(chosen, cases.cases(device.type), options.networks)
     out = options.out or Path("benchmarks", "results", f"{name}-{now:%Y-%m-%d}.json")
     conditions = machine.commit(options.commit) | {
         "seed": plan.seed,

@@ -18,7 +18,6 @@ from binop.bench.contender import Contender, Recipe
 from binop.bench.contenders import PEERS, operands_for, recipes
 from binop.bench.gate import WrongResultError
 from binop.bench.graph_clock import GraphClock
-from binop.bench.machine import device_name
 from binop.bench.result import Ceiling, Group, Row, threads_suffix
 from binop.bench.verdict import judge
 
@@ -61,7 +60,7 @@ def run(plan: Plan, report: Callable[[str], None]) -> tuple[list[Ceiling], list[
     Raises:
         WrongResultError: an op of binop returned a wrong result.
     """
-    limits = list(ceilings.binary_peaks(device_name(plan.device)))
+    limits: list[Ceiling] = []
     groups: list[Group] = []
     with torch.no_grad(), _autotuned_cudnn():
         for threads in _thread_counts(plan.device):
@@ -122,7 +121,7 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
     operands = operands_for(case, plan.device, plan.seed, cold_bytes, plan.autotune)
     entries = [
         _Entry(recipe)
-        for recipe in recipes(plan.device.type, case.kind)
+        for recipe in recipes(plan.device.type, case.kind, case.extra)
         if plan.names is None or recipe.name in plan.names
     ]
     for entry in entries:
