@@ -27,13 +27,17 @@ def mma_available() -> bool:
 
 def by_mma(operands: Any, build: Callable[[Any], Contender]) -> Contender:
     """What ``build`` makes, by conv_mma."""
+    contender = by_choice(operands, build, Choice("conv_mma"))
+    return replace(contender, work=replace(contender.work, arithmetic=MMA))
+
+
+def by_choice(operands: Any, build: Callable[[Any], Contender], choice: Choice) -> Contender:
+    """What ``build`` makes, its convolutions run as chosen."""
     contender = build(operands)
-    calls = [planned_by(Choice("conv_mma"), call) for call in contender.calls]
-    return replace(contender, calls=calls, work=replace(contender.work, arithmetic=MMA))
+    return replace(contender, calls=[_planned(choice, call) for call in contender.calls])
 
 
-def planned_by(choice: Choice, call: Call) -> Call:
-    """``call``, its convolution run as chosen."""
+def _planned(choice: Choice, call: Call) -> Call:
     from binop._cuda import ops
 
     def planned() -> Tensor:

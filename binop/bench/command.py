@@ -44,6 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --networks: mode='max-autotune' for every contender (minutes of compilation)",
     )
+    what.add_argument(
+        "--tune",
+        action="store_true",
+        help="try the kernels and tiles of the cases on this GPU, and write the table of choices "
+        "that the plan consults (--out: default the package's own)",
+    )
+    what.add_argument(
+        "--within",
+        type=float,
+        default=1.5,
+        metavar="FACTOR",
+        help="with --tune: skip tiles whose estimate is so many times their kernel's best (1.5)",
+    )
     what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")
     what.add_argument("--quick", action="store_true", help="few cases, 5 rounds")
     what.add_argument("--repeats", type=_positive, help="rounds of a case (default 50)")
@@ -97,7 +110,9 @@ def _run(options: argparse.Namespace) -> int:
         print(writers.markdown_report(tables.report(result)))
         _draw(result, options.plots)
         return 0
-    return _list(options) if options.list else _measure(options)
+    if options.list:
+        return _list(options)
+    return _tune(options) if options.tune else _measure(options)
 
 
 def _positive(text: str) -> int:
@@ -165,6 +180,61 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _repeats(options: argparse.Namespace) -> int:
+    return options.repeats or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+
+
+def _seed(options: argparse.Namespace) -> int:
+    return random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    import torch
+
+    from binop._cuda import tuned
+    from binop.backends import cuda_obstacle
+    from binop.bench import cases, contenders, findings, tune
+
+    device = torch.device(_device_type(options))
+    if device.type != "cuda":
+        raise ValueError("--tune: the CUDA kernels alone have a table of choices")
+    obstacle = cuda_obstacle(torch.cuda.current_device())
+    if obstacle is not None:
+        raise ValueError(f"--tune: {obstacle}")
+    chosen = cases.select(device.type, options.cases, options.quick)
+    contenders.require_names(device.type, options.contenders)
+    out = options.out or tuned.PATH
+    # Now, not after minutes: the table to add to, and that it can be written.
+    before = tuned.load(out if out.exists() else tuned.PATH)
+    tuned.save(before, out)
+    try:
+        facts, found = tune.run(
+            chosen,
+            options.contenders,
+            device,
+            options.within,
+            _repeats(options),
+            options.seconds,
+            _seed(options),
+            _report,
+        )
+    except RuntimeError as error:
+        print(f"bench: nothing written: {error}", file=sys.stderr)
+        return 1
+    gone = findings.stale(before, facts)
+    for entry, why in gone.items():
+        print(f"bench: dropped {entry.choice} for {entry.key.geometry}: {why}", file=sys.stderr)
+    kept = [entry for entry in before if entry not in gone]
+    tuned.save(findings.merged(kept, found, facts), out)
+    writers.show([findings.table(found)])
+    print(f"wrote {out}", file=sys.stderr)
+    return 1 if any(finding.failed for finding in found) else 0
+
+
 def _suffix(chosen: Sequence[Case], default: Sequence[Case], networks: bool) -> str:
     """Of a result's name: networks and groups of cases have README blocks of their own."""
     if networks:
@@ -183,9 +253,9 @@ def _measure(options: argparse.Namespace) -> int:
     plan = measure.Plan(
         device=device,
         cases=chosen,
-        repeats=options.repeats or (_QUICK_ROUNDS if options.quick else _ROUNDS),
+        repeats=_repeats(options),
         seconds=options.seconds,
-        seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        seed=_seed(options),
         names=options.contenders,
         cold=options.cold,
         autotune=options.autotune,
@@ -201,7 +271,7 @@ def _measure(options: argparse.Namespace) -> int:
         "autotune": options.autotune,
     }
     try:
-        ceilings, groups = measure.run(plan, lambda line: print(line, file=sys.stderr, flush=True))
+        ceilings, groups = measure.run(plan, _report)
     except gate.WrongResultError as error:
         print(f"bench: wrong result, nothing written: {error}", file=sys.stderr)
         return 1
