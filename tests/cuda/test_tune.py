@@ -222,14 +222,14 @@ def _options(*arguments: str) -> argparse.Namespace:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretended_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as the command line looks."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr("binop.backends.cuda_obstacle", lambda _: None)
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("pretended_device")
 def test_the_command_writes_the_table_that_the_plan_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,7 +260,7 @@ def test_the_command_writes_the_table_that_the_plan_reads(
     assert launch.kernel == better.problem.kernel(better.best, H200)
 
 
-@pytest.mark.usefixtures("device")
+@pytest.mark.usefixtures("pretended_device")
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
