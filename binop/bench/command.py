@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FACTOR",
         help="with --tune: skip tiles whose estimate is so many times their kernel's best (1.5)",
     )
+    what.add_argument(
+        "--kernel",
+        choices=["conv_wgmma", "conv_wgmma_rows", "conv_mma"],
+        help="with --tune: compare the tiles of this kernel alone, and write nothing",
+    )
     what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")
     what.add_argument("--quick", action="store_true", help="few cases, 5 rounds")
     what.add_argument("--repeats", type=_positive, help="rounds of a case (default 50)")
@@ -207,32 +212,37 @@ def _tune(options: argparse.Namespace) -> int:
         raise ValueError(f"--tune: {obstacle}")
     chosen = cases.select(device.type, options.cases, options.quick)
     contenders.require_names(device.type, options.contenders)
+    plan = tune.Plan(
+        device,
+        chosen,
+        options.contenders,
+        options.kernel,
+        options.within,
+        _repeats(options),
+        options.seconds,
+        _seed(options),
+    )
     out = options.out or tuned.PATH
-    # Now, not after minutes: the table to add to, and that it can be written.
-    before = tuned.load(out if out.exists() else tuned.PATH)
-    tuned.save(before, out)
+    if options.kernel is None:
+        # Now, not after minutes: the table to add to, and that it can be written.
+        before = tuned.load(out if out.exists() else tuned.PATH)
+        tuned.save(before, out)
     try:
-        facts, found = tune.run(
-            chosen,
-            options.contenders,
-            device,
-            options.within,
-            _repeats(options),
-            options.seconds,
-            _seed(options),
-            _report,
-        )
+        facts, found = tune.run(plan, _report)
     except RuntimeError as error:
         print(f"bench: nothing written: {error}", file=sys.stderr)
         return 1
+    writers.show([findings.table(found)])
+    failed = any(finding.failed for finding in found)
+    if options.kernel is not None:  # The fastest of one kernel is not yet the fastest.
+        return int(failed)
     gone = findings.stale(before, facts)
     for entry, why in gone.items():
         print(f"bench: dropped {entry.choice} for {entry.key.geometry}: {why}", file=sys.stderr)
     kept = [entry for entry in before if entry not in gone]
     tuned.save(findings.merged(kept, found, facts), out)
-    writers.show([findings.table(found)])
     print(f"wrote {out}", file=sys.stderr)
-    return 1 if any(finding.failed for finding in found) else 0
+    return int(failed)
 
 
 def _suffix(chosen: Sequence[Case], default: Sequence[Case], networks: bool) -> str:

@@ -36,16 +36,26 @@ class Problem:
         out, channels_last = OUTPUTS[self.contender]
         return ConvCall(out, self.case.pad_value, channels_last, alignment=16)
 
-    def choices(self, device: Device, within: float) -> list[Choice]:
-        """The heuristic's first. Of each kernel those whose estimate is at most ``within`` times
-        the kernel's best: estimates of different kernels do not compare."""
+    def choices(self, device: Device, within: float, kernel: str | None = None) -> list[Choice]:
+        """The heuristic's first (of one ``kernel`` alone, its own). Of each kernel those whose
+        estimate is at most ``within`` times the kernel's best: estimates of different kernels do
+        not compare. Empty where the kernel does not take it."""
         geometry, call = self.case.geometry, self.call
-        listed = list(choices(geometry, call, device))
+        listed = [
+            (choice, cycles)
+            for choice, cycles in choices(geometry, call, device)
+            if kernel is None or choice.kernel == kernel
+        ]
+        if not listed:
+            return []
         least: dict[str, float] = {}
         for choice, cycles in listed:
             least[choice.kernel] = min(cycles, least.get(choice.kernel, cycles))
         near = [choice for choice, cycles in listed if cycles <= within * least[choice.kernel]]
-        return list(dict.fromkeys([choice_by_estimate(geometry, call, device), *near]))
+        first = choice_by_estimate(geometry, call, device)
+        if kernel is not None:
+            first = min(listed, key=lambda item: item[1])[0]
+        return list(dict.fromkeys([first, *near]))
 
     def kernel(self, choice: Choice, device: Device) -> Kernel:
         return plan_choice(self.case.geometry, self.call, device, choice).kernel
@@ -53,12 +63,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Finding:
-    """Medians of the finalists, in microseconds; ``failed`` has messages by choice."""
+    """Medians in microseconds: of the finalists in turns, and of every choice ``alone``; ``failed``
+    has messages by choice."""
 
     problem: Problem
     heuristic: Choice
     us: dict[Choice, float]
-    tried: int
+    alone: dict[Choice, float]
     failed: dict[Choice, str]
 
     @property
@@ -121,9 +132,9 @@ def table(findings: Iterable[Finding]) -> Table:
             str(finding.best),
             number(finding.us[finding.best]),
             f"{finding.gain:.3f}x",
-            f"{finding.tried}" + (f", {len(finding.failed)} failed" if finding.failed else ""),
+            f"{len(finding.alone)}" + (f", {len(finding.failed)} failed" if finding.failed else ""),
         ]
         for finding in findings
     ]
-    columns = ["case", "contender", "heuristic", "us", "fastest", "us", "gain", "tried"]
+    columns = ["case", "contender", "heuristic", "us", "fastest", "us", "gain", "timed"]
     return Table("Kernels and tiles: the heuristic's choice and the fastest", columns, rows)

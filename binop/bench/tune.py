@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -31,6 +31,7 @@ from binop.bench.findings import OUTPUTS, Finding, Problem, problems
 from binop.bench.gate import WrongResultError
 from binop.bench.measure import Entry, get_ready, take_turns
 from binop.bench.operands import ConvOperands
+from binop.bench.text import number
 
 _SCREEN_ROUNDS = 5
 # What is so much slower than the fastest alone is not the fastest in turns.
@@ -107,7 +108,7 @@ def tune(
     in_turns: dict[Choice, float] = {}
     _sort_out(measured(list(dict.fromkeys([heuristic, *finalists])), repeats), in_turns, failed)
     _require(heuristic, failed)
-    return Finding(problem, heuristic, in_turns, len(listed), failed)
+    return Finding(problem, heuristic, in_turns, alone, failed)
 
 
 def _require(heuristic: Choice, failed: dict[Choice, str]) -> None:
@@ -136,42 +137,53 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int16) if tensor.itemsize == 2 else tensor.view(torch.int32)
 
 
-def run(
-    cases: Iterable[Case],
-    names: Sequence[str] | None,
-    device: torch.device,
-    within: float,
-    repeats: int,
-    seconds: float,
-    seed: int,
-    report: Report,
-) -> tuple[Device, list[Finding]]:
-    """Tunes the plans of these cases on a CUDA device."""
+@dataclass(frozen=True)
+class Plan:
+    """What to tune: through the contenders ``names`` of ``cases``, among all kernels or one. The
+    rounds are those of ``measure.Plan``; ``within`` is of ``Problem.choices``."""
+
+    device: torch.device
+    cases: Sequence[Case]
+    names: Sequence[str] | None
+    kernel: str | None
+    within: float
+    repeats: int
+    seconds: float
+    seed: int
+
+
+def run(plan: Plan, report: Report) -> tuple[Device, list[Finding]]:
+    """Measures on a CUDA device."""
     from binop._cuda.launch import device_facts
     from binop.bench.graph_clock import GraphClock
 
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = torch.cuda.current_device() if plan.device.index is None else plan.device.index
     facts = device_facts(index)
-    chosen = problems(cases, names)
-    if not chosen:
-        raise ValueError(f"--tune: expected cases and contenders ({', '.join(OUTPUTS)}) of layers")
-    listed = {problem: problem.choices(facts, within) for problem in chosen}
-    kernels = (p.kernel(choice, facts) for p in chosen for choice in listed[p])
+    found = {
+        p: p.choices(facts, plan.within, plan.kernel) for p in problems(plan.cases, plan.names)
+    }
+    listed = {problem: choices for problem, choices in found.items() if choices}
+    if not listed:
+        names = ", ".join(OUTPUTS)
+        raise ValueError(f"--tune: expected cases and contenders ({names}) that a kernel serves")
+    kernels = (problem.kernel(choice, facts) for problem in listed for choice in listed[problem])
     compile_all(kernels, jit.architecture(facts.capability), report)
-    clock = GraphClock(device)
+    clock = GraphClock(plan.device)
     findings = []
     operands: ConvOperands | None = None
     with torch.no_grad():
-        for problem in chosen:
-            report(f"{problem.case.name}: {problem.contender}: {len(listed[problem])} choices")
+        for problem, choices in listed.items():
+            report(f"{problem.case.name}: {problem.contender}: {len(choices)} choices")
             if operands is None or operands.case != problem.case:
                 operands = None  # before the next are made
-                made = operands_for(problem.case, device, seed, 0)
+                made = operands_for(problem.case, plan.device, plan.seed, 0)
                 assert isinstance(made, ConvOperands)
                 operands = made
-            finding = tune(problem, operands, listed[problem], clock, repeats, seconds)
+            finding = tune(problem, operands, choices, clock, plan.repeats, plan.seconds)
+            for choice in sorted(finding.alone, key=finding.alone.__getitem__):
+                report(f"  {choice}: {number(finding.alone[choice])} us alone")
             for choice, error in finding.failed.items():
-                report(f"  {choice} failed: {error}")
+                report(f"  {choice}: failed: {error}")
             findings.append(finding)
             torch.cuda.empty_cache()  # of the graphs that are gone
     return facts, findings

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
+from bench_runs import run_group, tiny_plan
 
 from binop._cuda.launches import Launch
 from binop.bench import by_kernel, contenders, gate, tables
@@ -61,6 +63,15 @@ def test_only_devices_that_have_it(
     found = contenders.recipes("cuda", "layer", names)
     more = found[len(contenders.recipes("cuda", "layer")) :]
     assert tuple(recipe.name for recipe in more) == (names if has else ())
+
+
+@pytest.mark.cuda
+def test_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(_CASE, extra=tuple(contenders.EXTRA))
+    names = ["packed-to-packed", *contenders.EXTRA]
+    group = run_group(monkeypatch, tiny_plan(case, "cuda", names=names))
+    wanted = names if by_kernel.mma_available() else names[:1]
+    assert [(row.contender, row.error) for row in group.rows] == [(name, None) for name in wanted]
 
 
 def test_the_cases_with_much_arithmetic_have_it() -> None:

@@ -13,7 +13,7 @@ import torch
 from test_plan import CALL, layer
 from test_plan_wgmma import H200
 
-from binop import bench
+from binop import backends, bench
 from binop._cuda import jit, tuned
 from binop._cuda.choice import Choice
 from binop._cuda.conv_kernels import plan_choice
@@ -21,7 +21,7 @@ from binop._cuda.launches import Kernel, Launch
 from binop._cuda.plan_conv import choice_by_estimate, plan_conv
 from binop._cuda.tuned import Entry, Key
 from binop.bench import findings, tune
-from binop.bench.cases import ConvCase, PackCase, cases
+from binop.bench.cases import ConvCase, PackCase, cases, select
 from binop.bench.clocks import Call
 from binop.bench.findings import Finding, Problem, problems
 from binop.bench.gate import WrongResultError
@@ -92,7 +92,8 @@ def test_the_fastest_is_found(
     clock = MadeUpClock(launched, times)
     problem = Problem(_CASE, contender)
     finding = tune.tune(problem, operands, [_ROWS, _WIDE, _MMA], clock, 7, 10.0)
-    assert (finding.heuristic, finding.best, finding.tried) == (_ROWS, _WIDE, 3)
+    assert (finding.heuristic, finding.best) == (_ROWS, _WIDE)
+    assert finding.alone == pytest.approx({_ROWS: 20.0, _WIDE: 10.0, _MMA: 90.0})
     assert finding.failed == {}
     assert finding.us == pytest.approx({_ROWS: 20.0, _WIDE: 10.0})  # the others are out of it
     assert finding.gain == pytest.approx(2.0)
@@ -120,7 +121,7 @@ def test_a_choice_that_fails_is_told(operands: ConvOperands, launched: list[Laun
     assert "expected a tile" in finding.failed[impossible]
     assert findings.table([finding]).rows == [
         ["tiny", "packed-to-packed", "conv_wgmma_rows 64x2", "20.0", "conv_wgmma 32x1", "10.0",
-         "2.000x", "3, 1 failed"],
+         "2.000x", "2, 1 failed"],
     ]  # fmt: skip
     with pytest.raises(RuntimeError, match="heuristic's choice, conv_wgmma 48x1, failed"):
         tune.tune(_PROBLEM, operands, [impossible, _WIDE], clock, 3, 10.0)
@@ -167,6 +168,26 @@ def test_choices_that_estimates_rule_out_are_not_tried() -> None:
     assert len(set(every)) == len(every)
 
 
+def test_tiles_of_one_kernel() -> None:
+    problem = _problem("s6")
+    tiles = problem.choices(H200, 2.0, "conv_mma")
+    assert {choice.kernel for choice in tiles} == {"conv_mma"}
+    planned = plan_conv(problem.case.geometry, problem.call, H200, Choice("conv_mma"))
+    assert plan_choice(problem.case.geometry, problem.call, H200, tiles[0]) == planned
+    assert problem.choices(H200, 2.0, "conv_wgmma_rows") == []
+
+
+@pytest.mark.usefixtures("pretended_device")
+def test_what_is_found_of_one_kernel_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tune, "run", lambda *_: (H200, [_finding("s3", 9.0)]))
+    out = tmp_path / "tuned.json"
+    assert bench.run(_options("--tune", "--kernel", "conv_wgmma", "--out", str(out))) == 0
+    assert "1.111x" in capsys.readouterr().out
+    assert not out.exists()
+
+
 def test_problems_are_of_cases_that_time_the_device() -> None:
     chosen = (ConvCase("o", "overhead", 1, 64, 8, 64), PackCase("p", 1, 64, 8), _CASE)
     assert problems(chosen, None) == [Problem(_CASE, name) for name in findings.OUTPUTS]
@@ -176,7 +197,8 @@ def test_problems_are_of_cases_that_time_the_device() -> None:
 def _finding(name: str, us: float) -> Finding:
     problem = _problem(name)
     heuristic = choice_by_estimate(problem.case.geometry, problem.call, H200)
-    return Finding(problem, heuristic, {heuristic: 10.0, Choice("conv_wgmma", (96, 1)): us}, 9, {})
+    times = {heuristic: 10.0, Choice("conv_wgmma", (96, 1)): us}
+    return Finding(problem, heuristic, times, times, {})
 
 
 def test_the_table_gets_what_is_clearly_faster(tmp_path: Path) -> None:
@@ -226,7 +248,7 @@ def pretended_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as the command line looks."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr("binop.backends.cuda_obstacle", lambda _: None)
+    monkeypatch.setattr(backends, "cuda_obstacle", lambda _: None)
 
 
 @pytest.mark.usefixtures("pretended_device")
@@ -236,8 +258,8 @@ def test_the_command_writes_the_table_that_the_plan_reads(
     better = _finding("s3", 9.0)
     asked = []
 
-    def run(*arguments: object) -> object:
-        asked.append(arguments)
+    def run(plan: tune.Plan, report: object) -> object:
+        asked.append(plan)
         return H200, [better]
 
     monkeypatch.setattr(tune, "run", run)
@@ -246,9 +268,8 @@ def test_the_command_writes_the_table_that_the_plan_reads(
     tuned.save([gone], out)
     arguments = ["--tune", "--cases", "s3", "--out", str(out), "--repeats", "9", "--within", "2"]
     assert bench.run(_options(*arguments, "--contenders", "packed-to-float", "--seed", "5")) == 0
-    (chosen, names, where, *numbers, _) = asked[0]
-    assert [case.name for case in chosen] == ["s3"]
-    assert (names, where, numbers) == (["packed-to-float"], torch.device("cuda"), [2.0, 9, 10.0, 5])
+    cuda, (s3,) = torch.device("cuda"), select("cuda", ["s3"], quick=False)
+    assert asked == [tune.Plan(cuda, (s3,), ["packed-to-float"], None, 2.0, 9, 10.0, 5)]
     shown = capsys.readouterr()
     assert "dropped conv_wgmma 48x2" in shown.err
     assert "1.111x" in shown.out
@@ -297,7 +318,8 @@ def test_tuning_is_for_cuda(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tuning_on_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     case = replace(_CASE, n=8, size=28)
-    _, found = tune.run([case], None, torch.device("cuda"), 1.1, 3, 1.0, 0, said.append)
+    plan = tune.Plan(torch.device("cuda"), [case], None, None, 1.1, 3, 1.0, 0)
+    _, found = tune.run(plan, said.append)
     assert [finding.problem.contender for finding in found] == list(findings.OUTPUTS)
     for finding in found:
         assert finding.failed == {}
