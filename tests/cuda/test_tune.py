@@ -20,7 +20,7 @@ from binop._cuda.conv_kernels import plan_choice
 from binop._cuda.launches import Kernel, Launch
 from binop._cuda.plan_conv import choice_by_estimate, plan_conv
 from binop._cuda.tuned import Entry, Key
-from binop.bench import findings, tune
+from binop.bench import findings, graph_clock, tune
 from binop.bench.cases import ConvCase, PackCase, cases, select
 from binop.bench.clocks import Call
 from binop.bench.findings import Finding, Problem, problems
@@ -28,6 +28,7 @@ from binop.bench.gate import WrongResultError
 from binop.bench.operands import ConvOperands
 
 _CASE = ConvCase("tiny", "layer", 2, 64, 8, 64)
+_PACK = PackCase("p", 1, 64, 8)
 _PROBLEM = Problem(_CASE, "packed-to-packed")
 _ROWS, _WIDE, _MMA = (
     Choice("conv_wgmma_rows", (64, 2)),
@@ -145,6 +146,30 @@ def test_a_choice_that_computes_something_else_ends_it(
         tune.tune(_PROBLEM, operands, [_ROWS, _WIDE], clock, 3, 10.0)
 
 
+def test_a_run_goes_through_cases_and_contenders(
+    operands: ConvOperands, launched: list[Launch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {"conv_wgmma_rows": 2e-5, "conv_wgmma": 1e-5, "conv_mma": 3e-5}
+    compiled: list[Kernel] = []
+    monkeypatch.setattr(graph_clock, "GraphClock", lambda _: MadeUpClock(launched, times))
+    monkeypatch.setattr(tune, "operands_for", lambda case, *_: operands)
+    monkeypatch.setattr(tune, "compile_all", lambda kernels, *_: compiled.extend(kernels))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    said: list[str] = []
+    names = ["packed-to-packed", "packed-to-float"]
+    plan = tune.Plan(torch.device("cuda"), [_CASE, _PACK], names, None, 1.0, 3, 1.0, 0)
+    facts, found = tune.run(plan, said.append)
+    assert facts == H200
+    assert [finding.problem.contender for finding in found] == names
+    assert {launch.kernel for launch in launched} == set(compiled)
+    assert all(finding.best.kernel == "conv_wgmma" for finding in found)
+    assert said[0] == "tiny: packed-to-packed: 3 choices"
+    assert said[1].endswith(": 10.0 us alone")
+    with pytest.raises(ValueError, match="that a kernel serves"):
+        tune.run(replace(plan, cases=[_PACK]), said.append)
+
+
 def test_zeros_have_a_sign() -> None:
     zero = torch.zeros(4, dtype=torch.bfloat16)
     tune._require_same(zero, "", zero.clone())
@@ -189,7 +214,7 @@ def test_what_is_found_of_one_kernel_is_not_written(
 
 
 def test_problems_are_of_cases_that_time_the_device() -> None:
-    chosen = (ConvCase("o", "overhead", 1, 64, 8, 64), PackCase("p", 1, 64, 8), _CASE)
+    chosen = (ConvCase("o", "overhead", 1, 64, 8, 64), _PACK, _CASE)
     assert problems(chosen, None) == [Problem(_CASE, name) for name in findings.OUTPUTS]
     assert problems(chosen, ["packed-to-packed", "conv2d-bf16"]) == [_PROBLEM]
 
