@@ -15,6 +15,7 @@ from bench_runs import TINY, made_up_result, run_group, tiny_plan
 
 from binop import bench
 from binop.bench import (
+    command,
     contenders,
     gate,
     graph_clock,
@@ -26,7 +27,7 @@ from binop.bench import (
     work,
     writers,
 )
-from binop.bench.cases import ConvCase, PackCase, cases, select
+from binop.bench.cases import ConvCase, PackCase, cases, groups, select
 from binop.bench.clocks import WallClock
 from binop.bench.result import Ceiling, Group, Result, Row, from_json, load, save, slug, to_json
 from binop.bench.verdict import judge
@@ -105,6 +106,29 @@ def test_case_names_are_unique_and_selectable(device: str):
     assert 0 < len(select(device, None, quick=True)) < len(names)
     with pytest.raises(ValueError, match=r"cases: expected names out of .* got nonsense"):
         select(device, ["nonsense"], False)
+
+
+def test_groups_are_measured_when_they_are_named():
+    by_group = groups("cuda")
+    members = [case for group in by_group.values() for case in group]
+    names = [case.name for case in (*cases("cuda"), *members)]
+    assert len(set(names) | set(by_group)) == len(names) + len(by_group)
+    assert not set(members) & set(select("cuda", None, quick=False))
+    for group, its in by_group.items():
+        assert select("cuda", [group], False) == its
+    mixed = select("cuda", ["s1", "channels", "s4-n8"], False)
+    assert [case.name for case in mixed] == ["s1", "s4-n8", "c48", "c96", "c160", "c1024", "c2048"]
+    for device, networks in (("cpu", False), ("cuda", True)):
+        with pytest.raises(ValueError, match="got siblings"):
+            select(device, ["siblings"], False, networks)
+
+
+def test_results_of_groups_have_blocks_of_their_own():
+    default = cases("cuda")
+    assert command._suffix(default[:2], default, False) == ""
+    assert command._suffix(select("cuda", ["batch8"], False), default, False) == "-more"
+    assert command._suffix(select("cuda", ["batch8", "s1"], False), default, False) == ""
+    assert command._suffix(cases("cuda", networks=True), default, True) == "-networks"
 
 
 @pytest.mark.parametrize("pad_value", [-1, 0, 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from binop._cuda.conv_call import ConvCall, out_pixels
 from binop._cuda.launches import ELEMENT_BYTES, Device, divide_up
@@ -44,6 +44,11 @@ class Candidate:
     stage_planes: int
     resident: bool
     one_tile_each: bool
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What tells it from the other candidates of a call."""
+        return (*astuple(self.tile), self.stage_planes, int(self.resident))
 
     @property
     def stages(self) -> int:

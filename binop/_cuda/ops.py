@@ -10,13 +10,15 @@ key (2 us of a call).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from binop._cuda import prepare
+from binop._cuda.choice import Choice, forced
 
 # Prepared calls are small, but dynamic shapes may make any number of them.
 _MAX_PREPARED = 4096
@@ -29,6 +31,23 @@ def _keep(key: Hashable, run: Callable[..., Any]) -> Callable[..., Any]:
         _prepared.clear()
     _prepared[key] = run
     return run
+
+
+# Calls that were prepared by an explicit choice, which is not in the key.
+_prepared_by: dict[Choice, dict[Hashable, Callable[..., Any]]] = {}
+
+
+@contextmanager
+def planned_by(choice: Choice) -> Iterator[None]:
+    """For experiments: calls meanwhile, of any thread, convolve by ``choice`` (but for
+    ``binary_conv2d_residual``). Those that it cannot serve raise ValueError."""
+    global _prepared
+    before, _prepared = _prepared, _prepared_by.setdefault(choice, {})
+    try:
+        with forced(choice):
+            yield
+    finally:
+        _prepared = before
 
 
 def binary_conv2d(

@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
-from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
-from binop._cuda.launches import CONV_SIZES, Device, Kernel, Launch, divide_up, in_order
-from binop._cuda.plan_mma import plan_mma, why_not_mma
-from binop._cuda.plan_wgmma import plan_wgmma, wgmma_cycles, why_not_wgmma
-from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, wgmma_rows_cycles, why_not_wgmma_rows
+from dataclasses import replace
+
+from binop._cuda import tuned
+from binop._cuda.choice import Choice, forced_choice
+from binop._cuda.conv_call import ConvCall, out_pixels
+from binop._cuda.conv_kernels import CONV_KERNELS, plan_choice, why_not_choice
+from binop._cuda.launches import Device, Launch
+from binop._cuda.plan_mma import why_not_mma
+from binop._cuda.plan_simt import plan_simt
+from binop._cuda.plan_wgmma import wgmma_cycles, why_not_wgmma
+from binop._cuda.plan_wgmma_rows import wgmma_rows_cycles, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
 
-_POPCOUNT_THREADS = 128
-_POPCOUNT_PIXELS = 4
-_MAX_BLOCKS = 2**31 - 1
 
+def plan_conv(
+    geometry: Conv2dGeometry, call: ConvCall, device: Device, choice: Choice | None = None
+) -> Launch | None:
+    """``None`` stands for nothing to do.
 
-def plan_conv(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch | None:
-    """``None`` stands for nothing to do."""
+    An explicit ``choice`` (or one that ``binop._cuda.choice`` forces) goes before the table of
+    measured choices, and that before the heuristic.
+
+    Raises:
+        ValueError: an explicit choice cannot convolve this.
+    """
     if out_pixels(geometry) * geometry.out_channels == 0:
         return None
+    explicit = choice or forced_choice()
+    if explicit is not None:
+        return plan_choice(geometry, call, device, explicit)
+    measured = tuned.find(geometry, call, device)
+    # A table may be older than the tiles.
+    if measured is not None and why_not_choice(geometry, call, device, measured) is None:
+        launch = plan_choice(geometry, call, device, measured)
+        return replace(launch, reason=f"tuned: {launch.reason}")
+    return _plan_by_estimate(geometry, call, device)
+
+
+def _kernel_by_estimate(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str:
     wide = why_not_wgmma(geometry, call, device) is None
     if why_not_wgmma_rows(geometry, call, device) is None and (
         not wide or wgmma_rows_cycles(geometry, call, device) < wgmma_cycles(geometry, call, device)
     ):
-        return plan_wgmma_rows(geometry, call, device)
+        return "conv_wgmma_rows"
     if wide:
-        return plan_wgmma(geometry, call, device)
-    obstacle = why_not_mma(geometry, call, device)
-    if obstacle is None:
-        return plan_mma(geometry, call, device)
-    return _plan_popcount(geometry, call, obstacle)
+        return "conv_wgmma"
+    return "conv_mma" if why_not_mma(geometry, call, device) is None else "conv_simt"
 
 
-def _plan_popcount(geometry: Conv2dGeometry, call: ConvCall, why: str) -> Launch:
-    tasks = divide_up(out_pixels(geometry), _POPCOUNT_PIXELS) * divide_up(geometry.out_channels, 32)
-    return Launch(
-        Kernel("conv_simt.cu", (("OUT", call.out),)),
-        min(divide_up(tasks, _POPCOUNT_THREADS // 32), _MAX_BLOCKS),
-        _POPCOUNT_THREADS,
-        0,
-        in_order(CONV_SIZES, conv_sizes(geometry, call)),
-        f"popcount instructions: {why}",
-    )
+def _plan_by_estimate(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
+    kernel = _kernel_by_estimate(geometry, call, device)
+    if kernel == "conv_simt":
+        return plan_simt(geometry, call, why_not_mma(geometry, call, device) or "")
+    return CONV_KERNELS[kernel].plan(geometry, call, device, None)
+
+
+def choice_by_estimate(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Choice:
+    """What the heuristic takes where no table and nobody says otherwise."""
+    kernel = _kernel_by_estimate(geometry, call, device)
+    tiles = CONV_KERNELS[kernel].tiles(geometry, call, device)
+    best = min(tiles, key=lambda item: item[1], default=None)
+    return Choice(kernel, None if best is None else best[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from binop._cuda.choice import forced_choice
 from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
 from binop._cuda.launches import (
     CONV_SIZES,
@@ -29,7 +30,9 @@ _MAX_PIXELS = 512
 
 
 def plan_fused(geometry: Conv2dGeometry, call: ConvCall, x: Image, weight: Image) -> Launch | None:
-    """``None`` where the call is too large for it, or empty."""
+    """``None`` where the call is too large for it, or empty, or another kernel is forced."""
+    if forced_choice() is not None:
+        return None
     words = word_count(geometry.group_channels)
     x_words = geometry.batch * geometry.height * geometry.width * geometry.groups * words
     filter_words = min(_CHANNELS, geometry.out_channels) * math.prod(geometry.kernel) * words

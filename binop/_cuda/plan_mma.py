@@ -99,10 +99,20 @@ def why_not_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str
     return None
 
 
-def plan_mma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
-    """For a call that ``why_not_mma`` has nothing against."""
+def plan_mma(
+    geometry: Conv2dGeometry,
+    call: ConvCall,
+    device: Device,
+    numbers: tuple[int, ...] | None = None,
+) -> Launch:
+    """For a call that ``why_not_mma`` has nothing against; ``numbers`` are those of a candidate."""
     candidate, shared_bytes = min(
-        candidates(geometry, call, device), key=lambda item: item[0].estimate(device, item[1])
+        (
+            item
+            for item in candidates(geometry, call, device)
+            if numbers is None or item[0].numbers == numbers
+        ),
+        key=lambda item: item[0].estimate(device, item[1]),
     )
     return launch_candidate(candidate, shared_bytes, device)
 

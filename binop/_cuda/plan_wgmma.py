@@ -250,9 +250,12 @@ def wgmma_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> fl
     return cycles(geometry, call, _choose_tile(geometry, call, device), device)
 
 
-def plan_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
-    """The launch of a problem that ``why_not_wgmma`` finds no fault with."""
-    tile = _choose_tile(geometry, call, device)
+def plan_wgmma(
+    geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: WgmmaTile | None = None
+) -> Launch:
+    """The launch of a problem that ``why_not_wgmma`` finds no fault with, with one of its
+    ``tiles``."""
+    tile = tile or _choose_tile(geometry, call, device)
     depth = Depth.of(geometry)
     border = border_cuts(geometry, call.pad_value)
     assert border is not None

@@ -204,9 +204,12 @@ def wgmma_rows_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Device) 
     return cycles(geometry, call, _choose_tile(geometry, call, device), device)
 
 
-def plan_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
-    """The launch of a problem that ``why_not_wgmma_rows`` finds no fault with."""
-    tile = _choose_tile(geometry, call, device)
+def plan_wgmma_rows(
+    geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: RowsTile | None = None
+) -> Launch:
+    """The launch of a problem that ``why_not_wgmma_rows`` finds no fault with, with one of its
+    ``tiles``."""
+    tile = tile or _choose_tile(geometry, call, device)
     cuts = border_cuts(geometry, call.pad_value)
     assert cuts is not None
     layout = RowLayout.of(geometry)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from binop._cuda import jit
+from binop._cuda import jit, tuned
 from binop._cuda.conv_call import ConvCall, ResidualSum
+from binop._cuda.conv_kernels import plan_choice, why_not_choice
 from binop._cuda.launches import ELEMENT_BYTES, Device, Kernel
 from binop._cuda.mma_tile import (
     EMULATED_TILES,
@@ -23,6 +24,7 @@ from binop._cuda.mma_tile import (
 )
 from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
+from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
 from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
 from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
@@ -52,6 +54,7 @@ def kernels() -> Iterator[Kernel]:
         for tile in TILES:
             yield from _mma_kernels(out, tile)
     yield from _wgmma_kernels()
+    yield from (MMA_PEAK, WGMMA_PEAK)
 
 
 def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
@@ -78,13 +81,26 @@ def _wgmma_kernels() -> Iterator[Kernel]:
             if each not in seen:
                 seen.add(each)
                 yield each
+    yield from {kernel: None for kernel in _tuned_kernels() if kernel not in seen}
+
+
+def _tuned_kernels() -> Iterator[Kernel]:
+    """Those that the table of measured choices adds."""
+    for entry in tuned.load(tuned.PATH):
+        key = entry.key
+        device = replace(_HOPPER, multiprocessors=key.multiprocessors)
+        wide = entry.choice.kernel in ("conv_wgmma", "conv_wgmma_rows")
+        if wide and why_not_choice(key.geometry, key.call, device, entry.choice) is None:
+            yield plan_choice(key.geometry, key.call, device, entry.choice).kernel
 
 
 def runs_on(kernel: Kernel, arch: str) -> bool:
     """Whether a plan for this architecture can ask for the kernel."""
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
-    if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu"):
+    if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu", "wgmma_peak.cu"):
         return capability == WITH_WGMMA
+    if kernel.source == "mma_peak.cu":
+        return capability >= FIRST_WITH_MMA
     if kernel.source != "conv_mma.cu":
         return True
     if capability >= FIRST_EMULATED:

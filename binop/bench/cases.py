@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from binop.geometry import Conv2dGeometry
 
@@ -24,6 +24,8 @@ class ConvCase:
     stride: int = 1
     padding: int = 1
     pad_value: int = 0
+    # Contenders beside those of the kind (``contenders.EXTRA``).
+    extra: tuple[str, ...] = ()
 
     @property
     def geometry(self) -> Conv2dGeometry:
@@ -55,6 +57,7 @@ class PackCase:
     c: int
     size: int
     kind: Kind = "pack"
+    extra: ClassVar[tuple[str, ...]] = ()
 
     @property
     def shape(self) -> str:
@@ -74,6 +77,7 @@ class NetworkCase:
     peer: str | None = None
     peer_options: dict[str, Any] = field(default_factory=dict)
     kind: Kind = "network"
+    extra: ClassVar[tuple[str, ...]] = ()
 
     @property
     def shape(self) -> str:
@@ -81,6 +85,9 @@ class NetworkCase:
 
 
 Case = ConvCase | PackCase | NetworkCase
+
+# By conv_mma, which serves the GPUs without Hopper's matrix products: runs on these, too.
+_MMA = ("packed-to-packed-mma", "packed-to-float-mma")
 
 _CUDA: tuple[Case, ...] = (
     # So small that the host is the limit: what one eager call costs before the kernel starts.
@@ -102,8 +109,8 @@ _CUDA: tuple[Case, ...] = (
     ConvCase("s3-stride2", "layer", 256, 256, 14, 256, stride=2),
     ConvCase("s2-stride2", "layer", 256, 128, 28, 128, stride=2),
     # Enough arithmetic to see the tensor cores: first next to the bytes, then alone.
-    ConvCase("s5", "layer", 64, 256, 56, 256),
-    ConvCase("s6", "layer", 64, 1024, 56, 1024),
+    ConvCase("s5", "layer", 64, 256, 56, 256, extra=_MMA),
+    ConvCase("s6", "layer", 64, 1024, 56, 1024, extra=_MMA),
     # About 100 MB of bfloat16: few words a pixel and many.
     PackCase("pack-c64", 256, 64, 56),
     PackCase("pack-c256", 64, 256, 56),
@@ -140,12 +147,54 @@ _NETWORKS: dict[str, tuple[Case, ...]] = {
     ),
 }
 
+
+def _sibling(name: str, n: int, channels: int, size: int, suffix: str) -> ConvCase:
+    """Of a 3x3 layer: a 1x1 kernel or a stride of 2 instead."""
+    if suffix == "1x1":
+        return ConvCase(f"{name}-1x1", "layer", n, channels, size, channels, kernel=1, padding=0)
+    return ConvCase(f"{name}-stride2", "layer", n, channels, size, channels, stride=2)
+
+
+# Measured when they are asked for: what the layers above leave open, each group under its name.
+_GROUPS: dict[str, tuple[Case, ...]] = {
+    # The siblings of s1 to s6 that are not in the table above.
+    "siblings": (
+        _sibling("s4", 256, 512, 7, "1x1"),
+        _sibling("s1", 256, 64, 56, "1x1"),
+        _sibling("s4", 256, 512, 7, "stride2"),
+        _sibling("s1", 256, 64, 56, "stride2"),
+        _sibling("s5", 64, 256, 56, "1x1"),
+        _sibling("s5", 64, 256, 56, "stride2"),
+        _sibling("s6", 64, 1024, 56, "1x1"),
+        _sibling("s6", 64, 1024, 56, "stride2"),
+    ),
+    # Between one image and many: a few tiles for each multiprocessor.
+    "batch8": (
+        ConvCase("s4-n8", "layer", 8, 512, 7, 512),
+        ConvCase("s3-n8", "layer", 8, 256, 14, 256),
+        ConvCase("s2-n8", "layer", 8, 128, 28, 128),
+        ConvCase("s1-n8", "layer", 8, 64, 56, 64),
+    ),
+    "channels": (
+        ConvCase("c48", "layer", 256, 48, 28, 48),  # the second word half used
+        ConvCase("c96", "layer", 256, 96, 28, 96),  # three words: no power of two
+        ConvCase("c160", "layer", 256, 160, 14, 160),  # five words
+        ConvCase("c1024", "layer", 128, 1024, 14, 1024),  # filters of 1.2 MB
+        ConvCase("c2048", "layer", 64, 2048, 14, 2048),  # of 4.7 MB
+    ),
+}
+
 # One of each kind that a GPU or a slow CPU gets through in seconds.
 _QUICK = {"cuda": ("overhead", "s4-n1", "s4", "pack-c64"), "cpu": ("overhead", "n1-c512")}
 
 
+def groups(device_type: str) -> dict[str, tuple[Case, ...]]:
+    """The cases that are measured only when their group, or one of them, is named."""
+    return _GROUPS if device_type == "cuda" else {}
+
+
 def cases(device_type: str, networks: bool = False) -> tuple[Case, ...]:
-    """Every op (or network) case of a kind of device, small first."""
+    """Every op (or network) case that is measured by default, small first."""
     if networks:
         return _NETWORKS[device_type]
     return _CUDA if device_type == "cuda" else _CPU
@@ -154,12 +203,17 @@ def cases(device_type: str, networks: bool = False) -> tuple[Case, ...]:
 def select(
     device_type: str, names: list[str] | None, quick: bool, networks: bool = False
 ) -> tuple[Case, ...]:
-    """The cases named, in the table's order; without names all, or the quick ones."""
-    table = cases(device_type, networks)
-    known = [case.name for case in table]
-    few = known[:1] if networks else _QUICK[device_type]
-    wanted = names or (few if quick else known)
-    unknown = sorted(set(wanted) - set(known))
+    """The cases and groups named, in the tables' order; without names the default, or the quick
+    ones."""
+    default = cases(device_type, networks)
+    by_group = {} if networks else groups(device_type)
+    table = (*default, *(case for group in by_group.values() for case in group))
+    few = (default[0].name,) if networks else _QUICK[device_type]
+    wanted = set(names or (few if quick else (case.name for case in default)))
+    for group in wanted & set(by_group):
+        wanted |= {case.name for case in by_group[group]}
+    known = [case.name for case in table] + list(by_group)
+    unknown = sorted(wanted - set(known))
     if unknown:
         raise ValueError(
             f"cases: expected names out of {', '.join(known)}, got {', '.join(unknown)}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from binop.backends import cpu_obstacle
+from binop.bench import peaks
 from binop.bench.clocks import Call, Clock
 from binop.bench.result import Ceiling
 
@@ -25,25 +26,10 @@ _MATMUL_DTYPES = {
     "cpu": {"fp32": torch.float32},
 }
 
-# Binary operations/s of GPUs. torch has no binary matrix product to measure them with, so they come
-# from throw-away kernels that did nothing else (one H200, 132 SMs, driver 580, 2026-11-23). GPUs
-# that nobody measured are missing. The CPU's are measured in every run.
-_MEASURED = "own micro-benchmark on one H200, 2026-11-23; not measured in this run"
-_BINARY_PEAKS = {
-    "NVIDIA H200": (
-        Ceiling("b1", 15.5e15, f"wgmma m64nNk256 b1 and.popc: {_MEASURED}"),
-        Ceiling("b1 mma.sync", 10.1e15, f"mma.sync m16n8k256 b1 and.popc: {_MEASURED}"),
-    )
-}
-
-
-def binary_peaks(device_name: str) -> tuple[Ceiling, ...]:
-    """The peaks of b1 arithmetic: ``b1`` is the device's, others are of one instruction."""
-    return _BINARY_PEAKS.get(device_name, ())
-
 
 def measure(clock: Clock, device: torch.device, threads: int | None) -> Iterator[Ceiling]:
-    """Copy bandwidth in bytes/s, and matrix products of floats in operations/s."""
+    """Copy bandwidth in bytes/s, and matrix products of floats and bits in operations/s. ``b1`` is
+    the device's peak, others of bits are of one instruction."""
     moved, calls = _copies(device)
     seconds = min(_seconds(clock, call) for call in calls)
     source = f"copy or negation of {moved // 2 / 1e6:.0f} MB, the faster; read plus written"
@@ -52,6 +38,9 @@ def measure(clock: Clock, device: torch.device, threads: int | None) -> Iterator
     for name, dtype in _MATMUL_DTYPES[device.type].items():
         rate = 2 * size**3 / _seconds(clock, _matmul(device, dtype, size))
         yield Ceiling(name, rate, f"torch matmul, {size} cubed, random values", threads)
+    if peaks.available(device):
+        for name, ops, call, source in peaks.calls(device):
+            yield Ceiling(name, ops / _seconds(clock, call), source)
     if device.type == "cpu" and cpu_obstacle() is None:
         yield from _cpu_binary_peaks(threads or 1)
 

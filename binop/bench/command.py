@@ -6,10 +6,15 @@ import argparse
 import datetime
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from binop.bench import readme, tables, writers
 from binop.bench.result import Result, load, save, slug
+
+if TYPE_CHECKING:
+    from binop.bench.cases import Case
 
 _ROUNDS = 50
 _QUICK_ROUNDS = 5
@@ -22,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_argument_group("what to measure")
     what.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda if there is one")
-    what.add_argument("--cases", nargs="+", metavar="NAME", help="default: all of the device's")
+    what.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="NAME",
+        help="names of cases or of groups (see --list; default: the cases outside the groups)",
+    )
     what.add_argument("--contenders", nargs="+", metavar="NAME", help="default: all")
     what.add_argument(
         "--networks",
@@ -33,6 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--autotune",
         action="store_true",
         help="with --networks: mode='max-autotune' for every contender (minutes of compilation)",
+    )
+    what.add_argument(
+        "--tune",
+        action="store_true",
+        help="try the kernels and tiles of the cases on this GPU, and write the table of choices "
+        "that the plan consults (--out: default the package's own)",
+    )
+    what.add_argument(
+        "--within",
+        type=float,
+        default=1.5,
+        metavar="FACTOR",
+        help="with --tune: skip tiles whose estimate is so many times their kernel's best (1.5)",
+    )
+    what.add_argument(
+        "--kernel",
+        choices=["conv_wgmma", "conv_wgmma_rows", "conv_mma"],
+        help="with --tune: compare the tiles of this kernel alone, and write nothing",
     )
     what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")
     what.add_argument("--quick", action="store_true", help="few cases, 5 rounds")
@@ -87,7 +115,9 @@ def _run(options: argparse.Namespace) -> int:
         print(writers.markdown_report(tables.report(result)))
         _draw(result, options.plots)
         return 0
-    return _list(options) if options.list else _measure(options)
+    if options.list:
+        return _list(options)
+    return _tune(options) if options.tune else _measure(options)
 
 
 def _positive(text: str) -> int:
@@ -139,14 +169,87 @@ def _device_type(options: argparse.Namespace) -> str:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from binop.bench.cases import cases
+    from binop.bench.cases import cases, groups
     from binop.bench.contenders import recipes
 
     device_type = _device_type(options)
-    for case in cases(device_type, options.networks):
-        print(f"{case.name:<12} {case.kind:<9} {case.shape}")
-        print(f"{'':<12} {' '.join(r.name for r in recipes(device_type, case.kind))}")
+    listed = {"": cases(device_type, options.networks)}
+    if not options.networks:
+        listed |= groups(device_type)
+    for group, members in listed.items():
+        if group:
+            print(f"group {group}, measured when it is named:")
+        for case in members:
+            names = [r.name for r in recipes(device_type, case.kind, case.extra)]
+            print(f"{case.name:<12} {case.kind:<9} {case.shape}\n{'':<12} {' '.join(names)}")
     return 0
+
+
+def _repeats(options: argparse.Namespace) -> int:
+    return options.repeats or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+
+
+def _seed(options: argparse.Namespace) -> int:
+    return random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    import torch
+
+    from binop._cuda import tuned
+    from binop.backends import cuda_obstacle
+    from binop.bench import cases, contenders, findings, tune
+
+    device = torch.device(_device_type(options))
+    if device.type != "cuda":
+        raise ValueError("--tune: the CUDA kernels alone have a table of choices")
+    obstacle = cuda_obstacle(torch.cuda.current_device())
+    if obstacle is not None:
+        raise ValueError(f"--tune: {obstacle}")
+    chosen = cases.select(device.type, options.cases, options.quick)
+    contenders.require_names(device.type, options.contenders)
+    plan = tune.Plan(
+        device,
+        chosen,
+        options.contenders,
+        options.kernel,
+        options.within,
+        _repeats(options),
+        options.seconds,
+        _seed(options),
+    )
+    out = options.out or tuned.PATH
+    if options.kernel is None:
+        # Now, not after minutes: the table to add to, and that it can be written.
+        before = tuned.load(out if out.exists() else tuned.PATH)
+        tuned.save(before, out)
+    try:
+        facts, found = tune.run(plan, _report)
+    except RuntimeError as error:
+        print(f"bench: nothing written: {error}", file=sys.stderr)
+        return 1
+    writers.show([findings.table(found)])
+    failed = any(finding.failed for finding in found)
+    if options.kernel is not None:  # The fastest of one kernel is not yet the fastest.
+        return int(failed)
+    gone = findings.stale(before, facts)
+    for entry, why in gone.items():
+        print(f"bench: dropped {entry.choice} for {entry.key.geometry}: {why}", file=sys.stderr)
+    kept = [entry for entry in before if entry not in gone]
+    tuned.save(findings.merged(kept, found, facts), out)
+    print(f"wrote {out}", file=sys.stderr)
+    return int(failed)
+
+
+def _suffix(chosen: Sequence[Case], default: Sequence[Case], networks: bool) -> str:
+    """Of a result's name: networks and groups of cases have README blocks of their own."""
+    if networks:
+        return "-networks"
+    return "-more" if not set(chosen) & set(default) else ""
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -160,17 +263,16 @@ def _measure(options: argparse.Namespace) -> int:
     plan = measure.Plan(
         device=device,
         cases=chosen,
-        repeats=options.repeats or (_QUICK_ROUNDS if options.quick else _ROUNDS),
+        repeats=_repeats(options),
         seconds=options.seconds,
-        seed=random.SystemRandom().randrange(2**31) if options.seed is None else options.seed,
+        seed=_seed(options),
         names=options.contenders,
         cold=options.cold,
         autotune=options.autotune,
     )
     facts = machine.describe(device)
     now = datetime.datetime.now(datetime.timezone.utc)
-    # Two results, with README blocks of their own.
-    name = slug(facts["device"]) + ("-networks" if options.networks else "")
+    name = slug(facts["device"]) + _suffix(chosen, cases.cases(device.type), options.networks)
     out = options.out or Path("benchmarks", "results", f"{name}-{now:%Y-%m-%d}.json")
     conditions = machine.commit(options.commit) | {
         "seed": plan.seed,
@@ -179,7 +281,7 @@ def _measure(options: argparse.Namespace) -> int:
         "autotune": options.autotune,
     }
     try:
-        ceilings, groups = measure.run(plan, lambda line: print(line, file=sys.stderr, flush=True))
+        ceilings, groups = measure.run(plan, _report)
     except gate.WrongResultError as error:
         print(f"bench: wrong result, nothing written: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binop.bench import gate, networks, openvino_peer
+from binop.bench import by_kernel, gate, networks, openvino_peer
 from binop.bench.cases import ConvCase, Kind, NetworkCase, PackCase
 from binop.bench.clocks import Call
 from binop.bench.contender import Contender, Recipe
@@ -24,8 +24,11 @@ _THRESHOLD_BYTES = 5
 _ARITHMETIC = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
-def recipes(device_type: str, kind: Kind) -> tuple[Recipe, ...]:
-    """The contenders for a kind of case, peers first."""
+def recipes(device_type: str, kind: Kind, extra: Sequence[str] = ()) -> tuple[Recipe, ...]:
+    """The contenders for a kind of case, peers first, and those of ``EXTRA`` that it names and the
+    device has."""
+    if device_type == "cuda" and extra and by_kernel.mma_available():
+        return recipes(device_type, kind) + tuple(EXTRA[name] for name in extra)
     if kind == "pack":
         return _PACK
     if kind == "network":
@@ -240,6 +243,14 @@ _OURS = (
     _float_to_float_recipe("float-to-float", True),
     _float_to_float_recipe("float-to-float-nchw", False),
 )
+# What only some cases have.
+EXTRA = {
+    name: Recipe(name, True, partial(by_kernel.by_mma, build=build))
+    for name, build in (
+        ("packed-to-packed-mma", _packed_to_packed),
+        ("packed-to-float-mma", _packed_to_float),
+    )
+}
 _CUDA_PEERS = (
     _conv2d_recipe("conv2d-bf16", torch.bfloat16, True),
     _conv2d_recipe("conv2d-fp16", torch.float16, True),
@@ -262,6 +273,7 @@ _PACK = (
 def require_names(device_type: str, names: Sequence[str] | None) -> None:
     """Raises ValueError for a name that no kind of case has a contender of."""
     known = [r.name for kind in ("layer", "pack", "network") for r in recipes(device_type, kind)]
+    known += EXTRA if device_type == "cuda" else ()
     unknown = sorted(set(names or ()) - set(known))
     if unknown:
         raise ValueError(

@@ -18,7 +18,6 @@ from binop.bench.contender import Contender, Recipe
 from binop.bench.contenders import PEERS, operands_for, recipes
 from binop.bench.gate import WrongResultError
 from binop.bench.graph_clock import GraphClock
-from binop.bench.machine import device_name
 from binop.bench.result import Ceiling, Group, Row, threads_suffix
 from binop.bench.verdict import judge
 
@@ -44,7 +43,7 @@ class Plan:
 
 
 @dataclass
-class _Entry:
+class Entry:
     """A contender on its way through a case."""
 
     recipe: Recipe
@@ -61,7 +60,7 @@ def run(plan: Plan, report: Callable[[str], None]) -> tuple[list[Ceiling], list[
     Raises:
         WrongResultError: an op of binop returned a wrong result.
     """
-    limits = list(ceilings.binary_peaks(device_name(plan.device)))
+    limits: list[Ceiling] = []
     groups: list[Group] = []
     with torch.no_grad(), _autotuned_cudnn():
         for threads in _thread_counts(plan.device):
@@ -121,18 +120,13 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
     clock = _clock_for(case, plan.device, clock)
     operands = operands_for(case, plan.device, plan.seed, cold_bytes, plan.autotune)
     entries = [
-        _Entry(recipe)
-        for recipe in recipes(plan.device.type, case.kind)
+        Entry(recipe)
+        for recipe in recipes(plan.device.type, case.kind, case.extra)
         if plan.names is None or recipe.name in plan.names
     ]
     for entry in entries:
-        with _reported(entry):
-            contender = entry.recipe.build(operands)
-            _check_calls(contender)
-            entry.sample = clock.prepare(contender.calls)
-            _check_sample(contender, entry.sample)
-            entry.contender = contender
-    _take_turns(entries, clock, plan)
+        get_ready(entry, operands, clock)
+    take_turns(entries, clock, plan.repeats, plan.seconds)
     for entry in entries:
         if plan.device.type == "cuda" and entry.contender is not None and entry.contender.by_kernel:
             with _reported(entry):
@@ -141,6 +135,16 @@ def _measure_case(case: Case, plan: Plan, clock: Clock, threads: int | None) -> 
     # Compiled code of one case must not count against the recompile limit of the next.
     torch._dynamo.reset()
     return Group(case.name, case.kind, case.shape, threads, None, rows)
+
+
+def get_ready(entry: Entry, operands: Any, clock: Clock) -> None:
+    """Makes the contender and its sample, and checks what both return."""
+    with _reported(entry):
+        contender = entry.recipe.build(operands)
+        _check_calls(contender)
+        entry.sample = clock.prepare(contender.calls)
+        _check_sample(contender, entry.sample)
+        entry.contender = contender
 
 
 def _check_calls(contender: Contender) -> None:
@@ -158,7 +162,7 @@ def _check_sample(contender: Contender, sample: Sample) -> None:
 
 
 @contextmanager
-def _reported(entry: _Entry) -> Iterator[None]:
+def _reported(entry: Entry) -> Iterator[None]:
     """Turns an exception into the entry's error; a wrong result ends the run."""
     try:
         yield
@@ -176,10 +180,10 @@ def _text(error: BaseException) -> str:
     return f"{text} (after {_text(error.__context__)})" if error.__context__ else text
 
 
-def _take_turns(entries: Sequence[_Entry], clock: Clock, plan: Plan) -> None:
-    """Round-robin from a different first contender each round."""
+def take_turns(entries: Sequence[Entry], clock: Clock, repeats: int, seconds: float) -> None:
+    """Round-robin from a different first contender each round; fewer rounds past ``seconds``."""
     start = time.perf_counter()
-    for turn in range(plan.repeats):
+    for turn in range(repeats):
         running = [entry for entry in entries if entry.sample is not None]
         first = turn % max(1, len(running))
         clock.begin_round()
@@ -192,11 +196,11 @@ def _take_turns(entries: Sequence[_Entry], clock: Clock, plan: Plan) -> None:
                 clock.wait()
                 if entry.sample is not None:
                     entry.times = [*(entry.times or []), entry.sample.seconds()]
-        if turn + 1 >= _FEWEST_ROUNDS and time.perf_counter() - start > plan.seconds:
+        if turn + 1 >= _FEWEST_ROUNDS and time.perf_counter() - start > seconds:
             return
 
 
-def _row(entry: _Entry) -> Row:
+def _row(entry: Entry) -> Row:
     row = Row(entry.recipe.name, entry.recipe.ours)
     if entry.error or entry.contender is None or entry.sample is None or not entry.times:
         return replace(row, error=entry.error or "not run")

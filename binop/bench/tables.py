@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from binop.bench import cpu_tables
+from binop.bench.by_kernel import MMA
 from binop.bench.parts import part_of
 from binop.bench.result import Group, Result, Row
 from binop.bench.text import Table, number, percent, rate
@@ -89,6 +90,20 @@ def _overhead(result: Result) -> Table:
     shapes = [group.shape for group in result.groups if group.kind == "overhead"]
     title = f"Host time of one eager call ({shapes[0] if shapes else 'not measured'})"
     return Table(title, ["threads", "contender", "us", "of conv2d's"], rows)
+
+
+def _mma(result: Result) -> Table:
+    peak = result.ceiling(MMA)
+    rows = []
+    for group in result.groups:
+        for row in group.rows:
+            if row.arithmetic == MMA and row.median_us and row.ops:
+                speed = row.ops / (row.median_us * 1e-6)
+                share = percent(speed / peak) if peak else "-"
+                cells = [row.contender, number(row.median_us), rate(speed), share]
+                rows.append([group.case, group.shape, *cells])
+    columns = ["case", "N,C,HxW -> O, kernel / stride", "contender", "us", "rate"]
+    return Table("conv_mma beside the peak of mma.sync", [*columns, "of the peak"], rows)
 
 
 def _networks(result: Result) -> Table:
@@ -195,6 +210,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "latency": _latency,
     "pack": _pack,
     "overhead": _overhead,
+    "mma": _mma,
     "cpu-layers": cpu_tables.layers,
     "cpu-means": cpu_tables.means,
     "networks": _networks,

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 from emulator import emulated_ops
 
+from binop._cuda import tuned
 from binop._cuda.launches import Device, Launch
 
 
@@ -27,6 +28,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def launched() -> list[Launch]:
     return []
+
+
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured on a GPU and committed must not decide tests of the heuristic."""
+    monkeypatch.setattr(tuned, "_table", dict)
 
 
 @pytest.fixture

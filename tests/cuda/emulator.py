@@ -85,18 +85,23 @@ def _name(compiler: str) -> str:
     return "clang" if "clang" in version.stdout else "g++"
 
 
+def emulate(launch: Launch, build: Path, addresses: Sequence[int], seed: int) -> None:
+    """One launch; ``seed`` orders its blocks and threads."""
+    arguments = struct.pack(f"{len(addresses)}q", *addresses)
+    arguments += struct.pack(f"{len(launch.sizes)}q", *launch.sizes)
+    function = _compiled(launch.kernel, build)
+    function(arguments, launch.blocks, launch.threads, launch.shared_bytes, seed)
+
+
 @contextmanager
 def emulated_ops(device: Device, build: Path, log: list[Launch]) -> Iterator[ModuleType]:
     """``binop._cuda.ops`` for CPU tensors, planned for a device; what it launches is logged."""
 
     def prepare_launch(launch: Launch, pointers: int, device: int) -> Callable[..., None]:
-        function = _compiled(launch.kernel, build)
-        sizes = struct.pack(f"{len(launch.sizes)}q", *launch.sizes)
-
         def run(*addresses: int) -> None:
+            assert len(addresses) == pointers
             log.append(launch)
-            arguments = struct.pack(f"{pointers}q", *addresses) + sizes
-            function(arguments, launch.blocks, launch.threads, launch.shared_bytes, len(log))
+            emulate(launch, build, addresses, len(log))
 
         return run
 

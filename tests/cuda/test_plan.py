@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from binop._cuda import launches, mma_tile, sources, variants
+from binop._cuda import launches, mma_tile, plan_peak, sources, variants
 from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv as plan
@@ -226,6 +226,7 @@ def test_pack_planes_takes_the_longest_vector(packed: Image, vector: int) -> Non
             (),
             launches.WGMMA_ROWS_SIZES,
         ),
+        ("peak.cuh", "PeakArguments", plan_peak.PEAK_POINTERS, plan_peak.PEAK_SIZES),
         ("conv_wgmma_residual.cuh", "ResidualPointers", launches.RESIDUAL_POINTERS, ()),
     ],
 )

@@ -22,6 +22,7 @@ from binop._cuda.conv_call import ResidualSum
 from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
+from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
 from binop._cuda.plan_wgmma import WgmmaTile, tiles, wgmma_kernel
 from binop._cuda.plan_wgmma_rows import RowsTile, _most_consumers, wgmma_rows_kernel
 from binop._cuda.wgmma_rows_layout import steps_of
@@ -65,6 +66,7 @@ _CHOSEN = [
     pack_kernel("float16", "planes", 1, mask=True),
     Kernel("conv_simt.cu", (("OUT", "bits"),)),
     Kernel("conv_simt.cu", (("OUT", "bfloat16"),)),
+    MMA_PEAK,
     mma_kernel("bfloat16", mma_tile.LARGE),
     mma_kernel("bits", mma_tile.WIDE),
     mma_kernel("float32", mma_tile.NARROW),
@@ -120,7 +122,7 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
         if compiled.kernel in _WIDE:
             continue
         products = [line for line in code if "MMA." in line and "HFMA2" not in line]
-        assert bool(products) == (compiled.kernel.source == "conv_mma.cu")
+        assert bool(products) == (compiled.kernel.source in ("conv_mma.cu", "mma_peak.cu"))
         if arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
             assert all(_BIT_PRODUCT in line for line in products)
 
@@ -160,6 +162,22 @@ def test_wide_stores_are_whole(kernel: Kernel, tmp_path: Path) -> None:
     has_signs = macros["OUT"] == "bits" or macros["RESIDUAL"]
     exchanges = 1 if words <= 2 else 2 * -(-words // 4)
     assert len(stores) == of_a_word * words + (exchanges if has_signs else 0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "product", "count"),
+    [(MMA_PEAK, _BIT_PRODUCT, 16), (WGMMA_PEAK, "BGMMA.64x256x256.AND.POPC", 8)],
+)
+def test_peaks_are_loops_of_products_alone(
+    kernel: Kernel, product: str, count: int, tmp_path: Path
+) -> None:
+    cubin, log = jit.compile_with_log(kernel, "sm_90a")
+    assert jit.Resources.of_log(log).local_bytes == 0
+    assert not re.search(r"C75\d\d", log), log
+    code = [line for line in _sass(cubin, tmp_path) if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+    products = [i for i, line in enumerate(code) if product in line]
+    assert len(products) == count
+    assert products[-1] - products[0] <= count  # one instruction more: it counts the rounds
 
 
 def _common_tiles(residual: ResidualSum) -> Iterator[Kernel]:
