@@ -120,28 +120,12 @@ __device__ inline void read_rows(u32 words, i64 first_pixel, LaneRows& rows) {
   }
 }
 
-// The consumers store their first tiles one after the other. Nothing else would keep them from
-// multiplying all at once and then storing all at once, which leaves the tensor cores idle.
-// It costs the first tiles, so that it needs many to pay.
-constexpr int kFirstTurnBarrier = kTableBarrier + 1;
-constexpr int kStaggeredTiles = 8;
-
-__device__ inline void wait_turn(int consumer) {
-  if (consumer > 0) sync_threads<2 * kWarpgroup>(kFirstTurnBarrier + consumer - 1);
-}
-
-__device__ inline void pass_turn(int consumer) {
-  if (consumer < CONSUMERS - 1) arrive_at_barrier<2 * kWarpgroup>(kFirstTurnBarrier + consumer);
-}
-
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int lane = threadIdx.x % 32;
   const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;  // of the tile
   const int slabs = static_cast<int>(a.slabs);
   const ChunkSteps steps = ChunkSteps::of(a);
-  const bool staggered =
-      work.first_tile + kStaggeredTiles * work.walkers < static_cast<int>(a.pixel_tiles);
 
   prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
   const auto table = [&] { make_table<OUT>(a, work.layout, work.shared, work.dynamic); };
@@ -187,10 +171,7 @@ __device__ void consume(const Work& work, int consumer) {
     }
     TileEpilogue epilogue = {a, work.channels, rows};
     wait_products();
-    const bool in_turn = CONSUMERS > 1 && staggered && tile == work.first_tile;
-    if (in_turn) wait_turn(consumer);
     epilogue.store(work.shared, sums);
-    if (in_turn) pass_turn(consumer);
   }
 }
 

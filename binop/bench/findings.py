@@ -20,6 +20,7 @@ OUTPUTS = {
     "packed-to-float": ("bfloat16", True),
     "float-to-float-nchw": ("bfloat16", False),  # its time has packing in it
 }
+_WARPGROUP_WIDE = ("conv_wgmma", "conv_wgmma_rows")
 # Less is noise, and the heuristic may be right.
 _LEAST_GAIN = 0.02
 
@@ -48,6 +49,9 @@ class Problem:
         ]
         if not listed:
             return []
+        # conv_mma has a third of their peak at most.
+        if kernel is None and any(choice.kernel in _WARPGROUP_WIDE for choice, _ in listed):
+            listed = [item for item in listed if item[0].kernel in _WARPGROUP_WIDE]
         least: dict[str, float] = {}
         for choice, cycles in listed:
             least[choice.kernel] = min(cycles, least.get(choice.kernel, cycles))

@@ -60,9 +60,12 @@ def test_compiled_like_inductor_to_the_bit_and_like_eager_in_decisions(
     On CUDA, Inductor otherwise times several block sizes of a reduction (the average pooling),
     which sum in different orders, and may choose differently for two graphs (``deterministic``);
     and Triton contracts multiplications and additions, which residual sums in one kernel with their
-    convolution round one by one (``emulate_precision_casts``; there are no casts in float32)."""
-    model = network.build().to(device)
-    batches = [network.images(100).to(device) for _ in range(10)]
+    convolution round one by one (``emulate_precision_casts``; there are no casts in float32). And
+    the pooling's order follows the layout, which is channels_last after packed convolutions, so
+    that it is here from the start."""
+    layout = torch.channels_last if device == "cuda" else torch.contiguous_format
+    model = network.build().to(device).to(memory_format=layout)
+    batches = [network.images(100).to(device, memory_format=layout) for _ in range(10)]
     full = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     exact = {"deterministic": True, "emulate_precision_casts": True} if device == "cuda" else {}
     with torch.no_grad(), config.patch(freezing=True, **exact), full:
