@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._inductor import config
 from torch.fx import Graph, Node
 
 from binop.inductor import report
@@ -24,9 +25,8 @@ _ops = torch.ops.binop
 _aten = torch.ops.aten
 _CONVERT = torch.ops.prims.convert_element_type.default
 
-# Kinds of devices where the op is used. "cuda" has a kernel (some devices and shapes do not) and is
-# missing, because no network has been compiled with it on a GPU yet.
-DEVICES: set[str] = set()
+# Kinds of devices where the op is used: those with a kernel (some devices and shapes have none).
+DEVICES: set[str] = {"cuda"}
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,13 @@ def find_site(convolution: Node) -> Site | str:
 
 
 def _unless_rounded(site: Site) -> Site | str:
-    # Inductor would not round the sum to 16 bits before it goes on; the op does.
-    if value(site.y).dtype.itemsize == 2 and (site.activation or site.shift):
-        return "in 16 bits, more than a sign follows the sum"
+    if value(site.y).dtype.itemsize == 2:
+        # Inductor would not round the sum to 16 bits before it goes on; the op does.
+        if site.activation or site.shift:
+            return "in 16 bits, more than a sign follows the sum"
+        # Here it rounds after every operation; the op does not.
+        if config.emulate_precision_casts:
+            return "emulate_precision_casts rounds to 16 bits after every operation"
     return site
 
 

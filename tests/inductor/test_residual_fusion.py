@@ -98,6 +98,10 @@ def test_a_rounded_sum_that_is_shifted_stays() -> None:
     got = rewrite(block(shifted=True, dtype=torch.half), x, residual)
     assert got.counts["residual"] == 0
     assert any("in 16 bits" in reason for reason in got.reasons)
+    with torch._inductor.config.patch(emulate_precision_casts=True):
+        got = rewrite(block(shifted=False, dtype=torch.half), x, residual)
+    assert got.counts["residual"] == 0
+    assert any("after every operation" in reason for reason in got.reasons)
 
 
 def test_through_inductor() -> None:
