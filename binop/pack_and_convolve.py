@@ -17,6 +17,7 @@ from torch import Tensor
 from binop import checks, fake
 from binop.arguments import require, text
 from binop.backends import on_cpu
+from binop.batch_norm import BatchNorm
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -41,8 +42,9 @@ def by_ops(
     dilation: Sequence[int],
     groups: int,
     pad_value: int,
+    norm: BatchNorm | None = None,
 ) -> Tensor:
-    return _ops.binary_conv2d_packed.explicit(
+    y: Tensor = _ops.binary_conv2d_packed.explicit(
         _ops.pack(x),
         weight,
         x.shape[1],
@@ -55,6 +57,7 @@ def by_ops(
         pad_value,
         x.dtype,
     )
+    return y if norm is None else norm.apply(y)
 
 
 # Not for float64 input: the library would compute in float64 what the ops compute in float32.

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binop._cpu import library, prepare, weights
+from binop._cpu import library, norms, prepare, weights
+from binop.batch_norm import BatchNorm
 
 # Prepared calls are small, but dynamic shapes may make any number of them.
 _MAX_PREPARED = 4096
@@ -34,12 +35,14 @@ def isa(name: str) -> Iterator[None]:
     before = library.use(name)
     _prepared.clear()
     weights.forget()
+    norms.forget()
     try:
         yield
     finally:
         library.use(before)
         _prepared.clear()
         weights.forget()
+        norms.forget()
 
 
 def binary_conv2d(
@@ -161,9 +164,10 @@ def pack_and_convolve(
     dilation: Sequence[int],
     groups: int,
     pad_value: int,
+    norm: BatchNorm | None = None,
 ) -> Tensor:
-    """``binary_conv2d_packed(pack(x), weight, ...)`` in the dtype of ``x``, which is not float64:
-    one call of the library, and no packed ``x`` between two."""
+    """``binary_conv2d_packed(pack(x), weight, ...)`` in the dtype of ``x``, which is not float64, and
+    a BatchNorm of it: one call of the library, and no packed ``x`` between two."""
     weight = weight.contiguous()
     key = (
         "pack_and_convolve",
@@ -188,7 +192,18 @@ def pack_and_convolve(
             x, weight, scale, bias, stride, padding, dilation, groups, pad_value
         ),
     )
-    return run(x, weight, scale, bias)
+    if norm is None:
+        return run(x, weight, scale, bias)
+    taps = x.shape[1] // groups * weight.shape[1] * weight.shape[2]
+    while x.dtype is torch.float32:
+        kept = norms.find(norm, scale, bias, taps)
+        if kept is None:
+            break
+        y = run(x, weight, scale, bias, kept.pointer)
+        if y is not None:
+            return y
+        norms.renew(norm, scale, bias, taps)
+    return norm.apply(run(x, weight, scale, bias))
 
 
 def binary_conv2d_threshold(

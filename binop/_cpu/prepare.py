@@ -143,8 +143,9 @@ class _Plan:
             spec.pad_value == 0 and any(spec.padding),
         )
 
-    def run(self, x: Tensor, weight: Tensor, out: Tensor, *pointers: int | None) -> Tensor:
-        """Writes the convolution of a packed weight into ``out``."""
+    def run(self, x: Tensor, weight: Tensor, out: Tensor, *pointers: int | None) -> bool:
+        """Writes the convolution of a packed weight into ``out``. False: with a norm whose vectors
+        may have changed."""
         key = (weight.data_ptr(), self._weight_key)
         kept = weights.find(key) or self._keep(key, weight)
         while True:
@@ -159,9 +160,11 @@ class _Plan:
                 _threads(),
             )
             if outcome == abi.DONE:
-                return out
+                return True
             _require_memory(outcome)
             kept = self._keep(key, weight)
+            if pointers[-1] is not None:
+                return False
 
     def _keep(self, key: Any, weight: Tensor) -> weights.PreparedWeight:
         def prepare(raw: int, prepared: int) -> None:
@@ -241,6 +244,7 @@ def prepare_binary_conv2d(
             None,
             None,
             None,
+            None,
             _threads(),
         )
         _require_memory(outcome)
@@ -251,14 +255,14 @@ def prepare_binary_conv2d(
 
 def prepare_binary_conv2d_packed(
     x: Tensor, weight: Tensor, channels: int, scale: Tensor, bias: Tensor | None, *options: Any
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+) -> Callable[..., Any]:
     geometry = checks.check_binary_conv2d_packed(x, weight, channels, scale, bias, *options)
     return _scaled(geometry, _packed_x(geometry), scale, bias, options[4], options[5])
 
 
 def prepare_pack_and_convolve(
     x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *options: Any
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+) -> Callable[..., Any]:
     checks.check_pack(x)
     packed = torch.empty(_packed_shape(x), dtype=torch.int32)
     options = (*options, x.dtype)
@@ -273,18 +277,27 @@ def _scaled(
     bias: Tensor | None,
     pad_value: int,
     dtype: torch.dtype,
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
-    """The convolution of a packed weight to scaled floats."""
+) -> Callable[..., Any]:
+    """The convolution of a packed weight to scaled floats; with a norm, see ``_Plan.run``."""
     shape = _out_shape(geometry)
     strides = _dense_strides(shape, channels_last=True)
     if geometry.batch == 0:
         return lambda *tensors: _empty(shape, strides, dtype=dtype)
     plan = _packed_plan(geometry, image, pad_value, abi.DTYPES[dtype], scale_w=scale, bias=bias)
 
-    def run(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        norm_pointer: int | None = None,
+    ) -> Tensor | None:
         out = _empty(shape, strides, dtype=dtype)
         bias_pointer = None if bias is None else bias.data_ptr()
-        return plan.run(x, weight, out, None, scale.data_ptr(), bias_pointer, None, None)
+        done = plan.run(
+            x, weight, out, None, scale.data_ptr(), bias_pointer, None, None, norm_pointer
+        )
+        return out if done else None
 
     return run
 
@@ -304,6 +317,8 @@ def prepare_binary_conv2d_threshold(
 
     def run(x: Tensor, weight: Tensor, threshold: Tensor, flip: Tensor) -> Tensor:
         out = _empty(shape, strides, dtype=torch.int32)
-        return plan.run(x, weight, out, None, None, None, threshold.data_ptr(), flip.data_ptr())
+        decide = threshold.data_ptr(), flip.data_ptr()
+        plan.run(x, weight, out, None, None, None, *decide, None)
+        return out
 
     return run

@@ -32,6 +32,11 @@ class PackedBinaryConv2d(nn.Module):
             ``.half()`` and ``.to(dtype)``.
         bias: ``[O]`` or None, added to the scaled output in its dtype.
 
+    Submodules:
+        norm: a BatchNorm2d that the output goes through, or None. In eval mode, on the CPU, for
+            float32 and without gradients, the convolution's own last step gives its bits
+            (``binop.pack_model(model, fold_norms=True)`` moves it here).
+
     Made by :meth:`from_float`, or by the constructor (arguments as in ``BinaryConv2d``) and
     ``load_state_dict``; until then every weight is -1 and every scale 1.
     """
@@ -39,6 +44,7 @@ class PackedBinaryConv2d(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    norm: nn.BatchNorm2d | None
 
     def __init__(
         self,
@@ -107,6 +113,7 @@ class PackedBinaryConv2d(nn.Module):
         self.padding_mode = layer.padding_mode
         self.pad_value = layer.pad_value
         self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice
+        self.register_module("norm", None)
 
     def forward(self, input: Tensor) -> Tensor:
         # Another channel count could fill the same number of words and pass unnoticed.
@@ -130,17 +137,20 @@ class PackedBinaryConv2d(nn.Module):
                 groups=self.groups,
                 pad_value=self.pad_value,
             ).contiguous(memory_format=torch.channels_last)
-            return add_bias(y, self.bias)
+            y = add_bias(y, self.bias)
+            return y if self.norm is None else self.norm(y)
+        buffers = self._buffers  # Attributes of a module take a microsecond each.
         return convolve_packed_weight(
             input,
-            self.weight,
-            self.scale,
-            self.bias,
+            buffers["weight"],
+            buffers["scale"],
+            buffers["bias"],
             self.stride,
             padding,
             self.dilation,
             self.groups,
             self.pad_value,
+            self._modules["norm"],
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedBinaryConv2d:

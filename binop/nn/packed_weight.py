@@ -9,9 +9,11 @@ stands between a call and the backend, and no graph is traced, the backend is ca
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
+from binop.batch_norm import BatchNorm
 from binop.functional import Size2d, binary_conv2d_packed
 from binop.geometry import as_pair
 from binop.pack_and_convolve import by_library
@@ -34,6 +36,7 @@ def _raw(*names: str) -> int:
 _PLAIN_TENSOR = frozenset(
     (_raw("CPU", "AutocastCPU", "AutogradCPU", "ADInplaceOrView"), _raw("CPU", "AutocastCPU"))
 )
+_PLAIN_TYPES = (Tensor, nn.Parameter)
 _PLAIN_THREAD = frozenset((_raw("BackendSelect", "ADInplaceOrView"), _raw("BackendSelect")))
 
 
@@ -47,9 +50,10 @@ def convolve_packed_weight(
     dilation: Size2d,
     groups: int,
     pad_value: int,
+    norm: nn.BatchNorm2d | None = None,
 ) -> Tensor:
     """``binary_conv2d_packed(pack(x), weight, ...)`` in the dtype of ``x``; then ``+ bias`` in that
-    dtype."""
+    dtype; then ``norm``."""
     if isinstance(padding, str) or not _nothing_stands_between(x, weight, scale, bias):
         y = binary_conv2d_packed(
             _ops.pack(x),
@@ -63,9 +67,11 @@ def convolve_packed_weight(
             pad_value=pad_value,
             out_dtype=x.dtype,
         )
-        return add_bias(y, bias)
+        y = add_bias(y, bias)
+        return y if norm is None else norm(y)
     # The library adds float32 to float32, as the sum of two tensors would.
     with_bias = bias is None or x.dtype is bias.dtype is torch.float32
+    fixed = None if norm is None or not with_bias else _fixed(norm)
     y = by_library(
         x,
         weight,
@@ -76,8 +82,10 @@ def convolve_packed_weight(
         as_pair(dilation),
         groups,
         pad_value,
+        fixed,
     )
-    return y if with_bias else add_bias(y, bias)
+    y = y if with_bias else add_bias(y, bias)
+    return y if norm is None or fixed is not None else norm(y)
 
 
 def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
@@ -105,6 +113,22 @@ def _nothing_stands_between(x: Tensor, weight: Tensor, scale: Tensor, bias: Tens
     )
 
 
+def _fixed(norm: nn.BatchNorm2d) -> BatchNorm | None:
+    """What a norm computes with; None where its own ``forward`` must run."""
+    if norm.training or norm._forward_hooks or norm._forward_pre_hooks or _has_any_global_hook():
+        return None
+    parameters, buffers = norm._parameters, norm._buffers
+    weight, bias = parameters["weight"], parameters["bias"]
+    mean, var = buffers["running_mean"], buffers["running_var"]
+    if weight is None or bias is None or mean is None or var is None:
+        return None
+    if torch.is_grad_enabled() and (weight.requires_grad or bias.requires_grad):
+        return None
+    if not (_is_plain(weight) and _is_plain(bias) and _is_plain(mean) and _is_plain(var)):
+        return None
+    return BatchNorm(weight, bias, mean, var, norm.eps)
+
+
 def _is_plain(buffer: Tensor) -> bool:
     """Enough for what a layer holds: other layouts have no data pointer or another dtype."""
-    return type(buffer) is Tensor and buffer.is_cpu and not buffer.is_neg()
+    return type(buffer) in _PLAIN_TYPES and buffer.is_cpu and not buffer.is_neg()
