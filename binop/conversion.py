@@ -138,10 +138,11 @@ def _replace(
                 setattr(parent, child_name, made[child])
     model = made.get(model, model)
     finished = {} if finish is None else finish(model)
-    for name, layer, reason in seen if report is not None else ():
-        after, outcome = None, reason
-        if layer in made:
-            after = type(made[layer]).__name__
-            outcome = ", ".join(filter(None, ("converted", finished.get(made[layer]))))
-        report(Change(name, type(layer).__name__, after, outcome))
+    if report is not None:
+        for name, layer, reason in seen:
+            after = None
+            if reason is None:
+                after = type(made[layer]).__name__
+                reason = ", ".join(filter(None, ("converted", finished.get(made[layer]))))
+            report(Change(name, type(layer).__name__, after, reason))
     return model

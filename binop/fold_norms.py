@@ -11,22 +11,23 @@ from binop.nn import PackedBinaryConv2d
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, PackedBinaryConv2d) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        return isinstance(m, PackedBinaryConv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold_norms(model: nn.Module) -> dict[nn.Module, str]:
     """Changes ``model``; what became of each ``PackedBinaryConv2d``."""
-    layers = [m for m in model.modules() if isinstance(m, PackedBinaryConv2d)]
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, PackedBinaryConv2d)]
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # Whatever the model's own code raises when it meets a proxy.
-        return dict.fromkeys(layers, f"norm not folded: tracing the model failed: {error}")
+        reason = f"norm not folded: tracing the model failed: {error}"
+        return dict.fromkeys(layers, reason)
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = [node for node in graph.nodes if node.op == "call_module"]
     times = Counter(modules[node.target] for node in calls)
-    outcome = dict.fromkeys(layers, "norm not folded: the model does not call it")
+    outcome: dict[nn.Module, str] = dict.fromkeys(
+        layers, "norm not folded: the model does not call it"
+    )
     folded: set[nn.Module] = set()
     for node in calls:
         layer = modules[node.target]

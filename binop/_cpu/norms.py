@@ -1,8 +1,8 @@
 """A BatchNorm behind a convolution as one step of the library: ``scale * y + shift`` per channel.
 
 That is how torch's CPU kernel computes it, too, but how it derives scale and shift, and whether it
-rounds once or after each operation, depends on its build and on the processor. So it is asked: for 0
-it returns the shift, and without a shift, for 1, the scale. Then all that the convolution can put
+rounds once or after each operation, depends on its build and on the processor. So it is asked: for
+0 it returns the shift, and without a shift, for 1, the scale. Then all that the convolution can put
 out is computed both ways and compared. Only a way that gives torch's bits for every value of every
 channel is used; what is derived holds while the vectors that it was derived from have not changed,
 which the library looks at in every call.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from binop._cpu import abi, library
 from binop.batch_norm import BatchNorm
+from binop.packing import WORD_BITS
 
 # Values to compare, at most: 0.1 s of work, for convolutions larger than any in use.
 _MOST_VALUES = 2**26
@@ -41,64 +42,37 @@ class KeptNorm:
         )
 
 
-# By what identifies a call; None where torch itself must compute.
-_kept: dict[tuple[object, ...], KeptNorm | None] = {}
-
-
-def find(norm: BatchNorm, scale: Tensor, bias: Tensor | None, taps: int) -> KeptNorm | None:
-    """The norm of a convolution with ``taps`` taps, ``scale`` and ``bias``, all float32 on the CPU;
-    None where the library cannot compute it, or not with torch's bits."""
-    sources = (*norm[:4], scale, bias)
-    channels = scale.numel()
-    for source in sources:
-        if source is not None and not (
-            source.dtype is torch.float32
-            and source.numel() == channels
-            and source.is_contiguous()
-        ):
-            return None
-    key = _key(sources, norm.eps, channels, taps)
-    try:
-        return _kept[key]
-    except KeyError:
-        if len(_kept) >= _MOST_KEPT:
-            _kept.clear()
-        kept = _kept[key] = _derive(norm, scale, bias, sources, taps)
-        return kept
-
-
-def renew(norm: BatchNorm, scale: Tensor, bias: Tensor | None, taps: int) -> None:
-    """Forgets what was derived, if it was from other values."""
-    sources = (*norm[:4], scale, bias)
-    key = _key(sources, norm.eps, scale.numel(), taps)
-    kept = _kept.get(key)
-    if kept is not None and not kept.holds(sources):
-        del _kept[key]
-
-
-def forget() -> None:
-    _kept.clear()
-
-
-def _key(
-    sources: tuple[Tensor | None, ...], eps: float, channels: int, taps: int
-) -> tuple[object, ...]:
-    pointers = (None if source is None else source.data_ptr() for source in sources)
-    return (*pointers, eps, channels, taps)
+# For every shape of an input the same: by the addresses of its vectors, and what else decides.
+_kept: dict[tuple[object, ...], KeptNorm] = {}
 
 
 @torch.no_grad()
-def _derive(
-    norm: BatchNorm,
-    scale: Tensor,
-    bias: Tensor | None,
-    sources: tuple[Tensor | None, ...],
-    taps: int,
-) -> KeptNorm | None:
-    channels = scale.numel()
+def find(norm: BatchNorm, weight: Tensor, scale: Tensor, bias: Tensor | None) -> KeptNorm | None:
+    """The norm behind the convolution of a packed ``weight`` with ``scale`` and ``bias``, all on
+    the CPU; None where the library cannot compute it, or not with torch's bits."""
+    sources = (*norm[:4], scale, bias)
+    channels = weight.shape[0]
+    if not all(source is None or _is_vector(source, channels) for source in sources):
+        return None
+    pointers = (None if source is None else source.data_ptr() for source in sources)
+    key = (*pointers, norm.eps, weight.shape, library.current())
+    kept = _kept.get(key)
+    if kept is None or not kept.holds(sources):
+        kept = _derive(norm, weight, scale, bias)
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        if kept is not None:
+            _kept[key] = kept
+    return kept
+
+
+def _derive(norm: BatchNorm, weight: Tensor, scale: Tensor, bias: Tensor | None) -> KeptNorm | None:
+    channels = weight.shape[0]
+    taps = weight[0].numel() * WORD_BITS  # or fewer, in the last word
     if (2 * taps + 1) * channels > _MOST_VALUES:
         return None
     zeros = torch.zeros_like(scale)
+    sources = (*norm[:4], scale, bias)
     copies = torch.stack([zeros if source is None else source for source in sources])
     pixel = zeros.reshape(1, channels, 1, 1)
     shift = norm.apply(pixel).flatten()
@@ -110,6 +84,10 @@ def _derive(
         if _agrees(struct, norm, scale, bias, taps):
             return KeptNorm(copies, affine, struct, ctypes.addressof(struct))
     return None
+
+
+def _is_vector(values: Tensor, channels: int) -> bool:
+    return values.dtype is torch.float32 and values.shape == (channels,) and values.is_contiguous()
 
 
 def _agrees(
