@@ -17,6 +17,8 @@ class _Tracer(fx.Tracer):
 def fold_norms(model: nn.Module) -> dict[nn.Module, str]:
     """Changes ``model``; what became of each ``PackedBinaryConv2d``."""
     layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, PackedBinaryConv2d)]
+    if "forward" in model.__dict__:  # fx would trace the class's.
+        return dict.fromkeys(layers, "norm not folded: the model has a forward of its own")
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # Whatever the model's own code raises when it meets a proxy.
