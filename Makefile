@@ -41,8 +41,10 @@ style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
 	$(BIN)/ruff format .
 	git ls-files $(SOURCES) | xargs --no-run-if-empty $(BIN)/clang-format -i
 
+# The second command looks at the tiles that no layer of the first one's list takes.
 kernels: $(VENV)/test.stamp  ## compile every CUDA kernel for every architecture; none may spill
 	$(BIN)/python -m binop compile-kernels
+	$(BIN)/python -m pytest -n $(WORKERS) -m sweep tests/cuda
 
 bench: $(VENV)/bench.stamp  ## measure the ops on this machine, into benchmarks/results/
 	$(BIN)/python -m binop bench
