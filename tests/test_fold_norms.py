@@ -186,7 +186,8 @@ def test_every_value_is_compared() -> None:
         kept.affine[index, 17] = value
 
 
-def test_the_model_copies_saves_exports_and_compiles(tmp_path: object) -> None:
+@pytest.mark.compile
+def test_the_model_copies_saves_exports_and_compiles() -> None:
     apart, folded = _pair()
     x = torch.randn(2, 40, 5, 5)
     wanted = apart(x)
