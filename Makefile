@@ -41,8 +41,10 @@ style: $(VENV)/dev.stamp  ## rewrite the sources as the linters want them
 	$(BIN)/ruff format .
 	git ls-files $(SOURCES) | xargs --no-run-if-empty $(BIN)/clang-format -i
 
+# The second command looks at the tiles that no layer of the first one's list takes.
 kernels: $(VENV)/test.stamp  ## compile every CUDA kernel for every architecture; none may spill
 	$(BIN)/python -m binop compile-kernels
+	$(BIN)/python -m pytest -n $(WORKERS) -m sweep tests/cuda
 
 bench: $(VENV)/bench.stamp  ## measure the ops on this machine, into benchmarks/results/
 	$(BIN)/python -m binop bench
@@ -58,8 +60,9 @@ sanitize-cpu: $(VENV)/test.stamp  ## the CPU library under AddressSanitizer and 
 		kernels/cpu/*.cpp -o build/sanitized/library.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 BINOP_CPU_LIBRARY=build/sanitized/library.so \
-		$(BIN)/python -m pytest -q -s -p no:cacheprovider tests/cpu/test_cpu_conv.py \
-		tests/cpu/test_cpu_pack.py tests/test_semantics.py tests/test_signs.py
+		$(BIN)/python -m pytest -q -s -m "not compile" -p no:cacheprovider tests/cpu/test_cpu_conv.py \
+		tests/cpu/test_cpu_pack.py tests/test_semantics.py tests/test_signs.py \
+		tests/test_fold_norms.py
 
 # torch finds the compiler backend through the package's metadata, installed or beside it.
 test-cuda:  ## the tests that need a CUDA device, in the current environment

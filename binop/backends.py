@@ -32,6 +32,11 @@ def cpu_obstacle() -> str | None:
 _cpu_functions: dict[str, Callable[..., Any]] = {}
 
 
+def serves_cpu() -> object:
+    """Another object where other functions serve CPU tensors."""
+    return _cpu_functions
+
+
 def on_cpu(name: str, fallback: Callable[..., Any]) -> Callable[..., Any]:
     """The op ``name`` for CPU tensors: binop's library, or the fallback after one warning."""
 

@@ -300,3 +300,19 @@ def check_binary_conv2d_residual(
         shift=shift,
     )
     return geometry
+
+
+def separate_options(
+    options: Sequence[int],
+) -> tuple[Sequence[int], Sequence[int], Sequence[int], int, int]:
+    """Stride, padding, dilation, groups and pad_value, from the one list of pack_and_convolve."""
+    require(
+        len(options) == 8,
+        lambda: text(
+            "pack_and_convolve",
+            "options",
+            "8 values (stride, padding, dilation: height and width each; groups; pad_value)",
+            list(options),
+        ),
+    )
+    return options[:2], options[2:4], options[4:6], options[6], options[7]

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from binop.fold_norms import fold_norms as fold
 from binop.nn import BinaryConv2d, PackedBinaryConv2d
 
 
@@ -80,12 +81,20 @@ def convert(
 
 
 def pack_model(
-    model: nn.Module, *, inplace: bool = False, report: Report | None = None
+    model: nn.Module,
+    *,
+    fold_norms: bool = False,
+    inplace: bool = False,
+    report: Report | None = None,
 ) -> nn.Module:
     """Replaces every ``BinaryConv2d`` of a model by its ``PackedBinaryConv2d``, for inference.
 
     Args:
         model: any module. It keeps its training flag: call ``eval()`` before inference.
+        fold_norms: let a packed layer do what an ``nn.BatchNorm2d`` in eval mode does that alone
+            reads its output: ``layer.norm`` is that BatchNorm, and an ``nn.Identity`` takes its
+            place. No bit changes; on the CPU a call of a module and a pass over memory go. Who
+            reads what is found by ``torch.fx``: where it cannot trace the model, nothing is folded.
         inplace: change ``model`` itself; otherwise a deep copy.
         report: called with a :class:`Change` for every ``BinaryConv2d``.
     """
@@ -96,7 +105,14 @@ def pack_model(
             return f"not a plain BinaryConv2d but {type(layer).__qualname__}"
         return None
 
-    return _replace(model, BinaryConv2d, reason_to_keep, PackedBinaryConv2d.from_float, report)
+    return _replace(
+        model,
+        BinaryConv2d,
+        reason_to_keep,
+        PackedBinaryConv2d.from_float,
+        report,
+        fold if fold_norms else None,
+    )
 
 
 def _replace(
@@ -105,20 +121,28 @@ def _replace(
     reason_to_keep: Callable[[str, nn.Module], str | None],
     make: Callable[[Any], nn.Module],
     report: Report | None,
+    finish: Callable[[nn.Module], dict[nn.Module, str]] | None = None,
 ) -> nn.Module:
+    """``finish`` changes the model once all is replaced, and says what became of new layers."""
     # By identity: a layer that stands in several places becomes one layer in all of them.
     made: dict[nn.Module, nn.Module] = {}
+    seen: list[tuple[str, nn.Module, str | None]] = []
     for name, layer in model.named_modules():
-        if not isinstance(layer, kind):
-            continue
-        reason = reason_to_keep(name, layer)
-        if reason is None:
-            made[layer] = make(layer)
-        if report is not None:
-            after = None if reason else type(made[layer]).__name__
-            report(Change(name, type(layer).__name__, after, reason or "converted"))
+        if isinstance(layer, kind):
+            seen.append((name, layer, reason_to_keep(name, layer)))
+            if seen[-1][2] is None:
+                made[layer] = make(layer)
     for parent in list(model.modules()):
         for child_name, child in parent._modules.items():
             if child in made:
                 setattr(parent, child_name, made[child])
-    return made.get(model, model)
+    model = made.get(model, model)
+    finished = {} if finish is None else finish(model)
+    if report is not None:
+        for name, layer, reason in seen:
+            after = None
+            if reason is None:
+                after = type(made[layer]).__name__
+                reason = ", ".join(filter(None, ("converted", finished.get(made[layer]))))
+            report(Change(name, type(layer).__name__, after, reason))
+    return model

@@ -15,50 +15,16 @@ import torch
 from torch import Tensor
 
 from binop import checks, fake
-from binop.arguments import require, text
 from binop.backends import on_cpu
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
 _NAME = "pack_and_convolve"
 
-# Their number is that of stride, padding and dilation (two each), groups and pad_value.
-_OPTIONS = 8
-
 LIBRARY.define(
     f"{_NAME}(Tensor x, Tensor weight, Tensor scale, SymInt[] options) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
 )
-
-
-def by_ops(
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    pad_value: int,
-) -> Tensor:
-    return _ops.binary_conv2d_packed.explicit(
-        _ops.pack(x),
-        weight,
-        x.shape[1],
-        scale,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        pad_value,
-        x.dtype,
-    )
-
-
-# Not for float64 input: the library would compute in float64 what the ops compute in float32.
-by_library = on_cpu(_NAME, by_ops)
 
 
 def pack_and_convolve(x: Tensor, weight: Tensor, scale: Tensor, options: Sequence[int]) -> Tensor:
@@ -72,34 +38,29 @@ def pack_and_convolve(x: Tensor, weight: Tensor, scale: Tensor, options: Sequenc
     Returns:
         ``[N, O, P, Q]`` in the dtype of ``x``, channels_last. No gradients.
     """
-    return by_ops(x, weight, scale, None, *_separate(options))
-
-
-def _separate(
-    options: Sequence[int],
-) -> tuple[Sequence[int], Sequence[int], Sequence[int], int, int]:
-    require(
-        len(options) == _OPTIONS,
-        lambda: text(
-            _NAME,
-            "options",
-            "8 values (stride, padding, dilation: height and width each; groups; pad_value)",
-            list(options),
-        ),
+    separate = checks.separate_options(options)
+    return _ops.binary_conv2d_packed.explicit(
+        _ops.pack(x), weight, x.shape[1], scale, None, *separate, x.dtype
     )
-    return options[:2], options[2:4], options[4:6], options[6], options[7]
+
+
+_by_library = on_cpu(_NAME, pack_and_convolve)
+
+# The library's call for inputs like the given one: of x, weight, scale, bias, the options, and a
+# BatchNorm behind the convolution or None. None where the library has no such call.
+bind_library = on_cpu("bind_pack_and_convolve", lambda *args: None)
 
 
 def _cpu(x: Tensor, weight: Tensor, scale: Tensor, options: Sequence[int]) -> Tensor:
-    if x.dtype is torch.float64:
-        return pack_and_convolve(x, weight, scale, options)
-    return by_library(x, weight, scale, None, *_separate(options))
+    # The library would compute in float64 what the ops compute in float32.
+    serve = pack_and_convolve if x.dtype is torch.float64 else _by_library
+    return serve(x, weight, scale, options)
 
 
 def _fake(x: Tensor, weight: Tensor, scale: Tensor, options: Sequence[int]) -> Tensor:
     checks.check_pack(x)
     geometry = checks.check_binary_conv2d_packed(
-        fake.pack(x), weight, x.shape[1], scale, None, *_separate(options), x.dtype
+        fake.pack(x), weight, x.shape[1], scale, None, *checks.separate_options(options), x.dtype
     )
     return fake.binary_conv2d_packed(x, weight, scale, None, geometry, 0, x.dtype)
 

@@ -134,6 +134,21 @@ def train(
     return history
 
 
+def compile_frozen(model: nn.Module) -> nn.Module:
+    """For a model that nobody changes any more, called with batches of few sizes."""
+    # Makes the weights constants, so that thresholds are found while it compiles.
+    torch._inductor.config.freezing = True
+    options = {
+        # Whether a module has changed since is not asked in every call.
+        "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+        # A call of oneDNN's convolution takes longer than the first layer's work on one image.
+        "cpp.weight_prepack": False,
+    }
+    # One graph for each batch size: with symbolic sizes, Inductor's kernels would call in all
+    # threads, for one image too.
+    return torch.compile(model, backend="binop", fullgraph=True, dynamic=False, options=options)
+
+
 RELOAD = """
 import sys
 import torch
@@ -158,7 +173,7 @@ def weight_bytes(model: nn.Module) -> int:
         tensor.numel() * tensor.element_size()
         for module in model.modules()
         if isinstance(module, BinaryConv2d | PackedBinaryConv2d)
-        for tensor in [*module.parameters(), *module.buffers()]
+        for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     )
 
 
@@ -247,13 +262,10 @@ def main() -> None:
     model = build_network()
     history = train(model, data, options.epochs)
 
-    model.eval()
-    packed = binop.pack_model(model, report=print)
-    # Freezing makes the weights constants, so that thresholds are found while it compiles.
-    torch._inductor.config.freezing = True
-    # One graph for each batch size: with symbolic sizes, Inductor's kernels would call in all
-    # threads, for one image too.
-    compiled = torch.compile(packed, backend="binop", fullgraph=True, dynamic=False)
+    # All networks run in channels_last, which is faster for the float-simulated one, too.
+    model.eval().to(memory_format=torch.channels_last)
+    packed = binop.pack_model(model, fold_norms=True, report=print)
+    compiled = compile_frozen(packed)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         program = torch.export.export(packed, (images,), dynamic_shapes=({0: batch},))

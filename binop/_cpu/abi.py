@@ -52,6 +52,19 @@ class ConvSpec(ctypes.Structure):
     ]
 
 
+_NORM_SOURCES = 6
+
+
+class Norm(ctypes.Structure):
+    _fields_ = [
+        ("source", ctypes.c_void_p * _NORM_SOURCES),
+        ("copy", ctypes.c_void_p * _NORM_SOURCES),
+        ("scale", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
+        ("fused", _I64),
+    ]
+
+
 class PackSpec(ctypes.Structure):
     _fields_ = [
         ("path", _I64),
@@ -63,6 +76,17 @@ class PackSpec(ctypes.Structure):
 
 class UnpackSpec(ctypes.Structure):
     _fields_ = [("path", _I64), ("pixels", _I64), ("channels", _I64), ("dtype", _I64)]
+
+
+def norm(sources: Sequence[Tensor | None], copies: Tensor, affine: Tensor) -> Norm:
+    """``affine`` is scale and shift. The tensors must live as long as the struct is used."""
+    pointers = ctypes.c_void_p * _NORM_SOURCES
+    return Norm(
+        source=pointers(*[None if source is None else source.data_ptr() for source in sources]),
+        copy=pointers(*[copy.data_ptr() for copy in copies]),
+        scale=affine[0].data_ptr(),
+        shift=affine[1].data_ptr(),
+    )
 
 
 def image(x: Tensor) -> Image:

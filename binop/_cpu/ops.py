@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binop._cpu import library, prepare, weights
+from binop import checks
+from binop._cpu import library, norms, prepare, weights
+from binop.batch_norm import BatchNorm
 
 # Prepared calls are small, but dynamic shapes may make any number of them.
 _MAX_PREPARED = 4096
 
 _prepared: dict[Hashable, Callable[..., Any]] = {}
+# Another one for every path.
+_generation = object()
 
 
 def _keep(key: Hashable, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,14 +36,19 @@ def _keep(key: Hashable, run: Callable[..., Any]) -> Callable[..., Any]:
 def isa(name: str) -> Iterator[None]:
     """Computes on another path of the library meanwhile: for tests and benchmarks."""
     before = library.use(name)
-    _prepared.clear()
-    weights.forget()
+    _forget()
     try:
         yield
     finally:
         library.use(before)
-        _prepared.clear()
-        weights.forget()
+        _forget()
+
+
+def _forget() -> None:
+    global _generation
+    _generation = object()
+    _prepared.clear()
+    weights.forget()
 
 
 def binary_conv2d(
@@ -151,19 +160,8 @@ def binary_conv2d_packed(
     return run(x, weight, scale, bias)
 
 
-def pack_and_convolve(
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    pad_value: int,
-) -> Tensor:
-    """``binary_conv2d_packed(pack(x), weight, ...)`` in the dtype of ``x``, which is not float64:
-    one call of the library, and no packed ``x`` between two."""
+def pack_and_convolve(x: Tensor, weight: Tensor, scale: Tensor, options: Sequence[int]) -> Tensor:
+    """For ``x`` that is not float64: one call of the library, and no packed ``x`` between two."""
     weight = weight.contiguous()
     key = (
         "pack_and_convolve",
@@ -175,20 +173,48 @@ def pack_and_convolve(
         scale.shape,
         scale.stride(),
         scale.dtype,
-        None if bias is None else (bias.shape, bias.stride(), bias.dtype),
-        tuple(stride),
-        tuple(padding),
-        tuple(dilation),
-        groups,
-        pad_value,
+        tuple(options),
     )
-    run = _prepared.get(key) or _keep(
-        key,
-        prepare.prepare_pack_and_convolve(
-            x, weight, scale, bias, stride, padding, dilation, groups, pad_value
-        ),
+    run = _prepared.get(key)
+    if run is None:
+        separate = checks.separate_options(options)
+        run = _keep(key, prepare.prepare_pack_and_convolve(x, weight, scale, None, *separate))
+    return run(x, weight, scale, None)
+
+
+def bind_pack_and_convolve(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: int,
+    norm: BatchNorm | None,
+) -> Callable[[Tensor], Tensor | None] | None:
+    """``pack_and_convolve`` and a BatchNorm, for inputs like ``x`` and these very tensors, whose
+    values may change. None where the library has no such call. The call itself returns None where
+    the BatchNorm's vectors have changed, or the path of the library: then bind again."""
+    if not weight.is_contiguous():
+        return None
+    run = prepare.prepare_pack_and_convolve(
+        x, weight, scale, bias, stride, padding, dilation, groups, pad_value
     )
-    return run(x, weight, scale, bias)
+    kept, generation = None, _generation
+    if norm is not None:
+        kept = norms.find(norm, weight, scale, bias) if x.dtype is torch.float32 else None
+        if kept is None:
+            return None
+
+    def call(x: Tensor) -> Tensor | None:
+        if generation is not _generation:
+            return None
+        # This holds what was kept, to which it points.
+        return run(x, weight, scale, bias, None if kept is None else kept.pointer)
+
+    return call
 
 
 def binary_conv2d_threshold(

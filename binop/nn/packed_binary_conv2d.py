@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binop.functional import binary_conv2d
+from binop.functional import binary_conv2d, binary_conv2d_packed
 from binop.nn.binary_conv2d import BinaryConv2d, mean_scale, pad_input
-from binop.nn.packed_weight import add_bias, convolve_packed_weight
+from binop.nn.direct_call import DirectCall, add_bias, call_library, nothing_stands_between
 from binop.packing import WORD_BITS, word_count
 
 _ops = torch.ops.binop
@@ -32,6 +32,11 @@ class PackedBinaryConv2d(nn.Module):
             ``.half()`` and ``.to(dtype)``.
         bias: ``[O]`` or None, added to the scaled output in its dtype.
 
+    Submodules:
+        norm: a BatchNorm2d that the output goes through, or None. In eval mode, on the CPU, for
+            float32 and without gradients, the convolution's own last step gives its bits
+            (``binop.pack_model(model, fold_norms=True)`` moves it here).
+
     Made by :meth:`from_float`, or by the constructor (arguments as in ``BinaryConv2d``) and
     ``load_state_dict``; until then every weight is -1 and every scale 1.
     """
@@ -39,6 +44,7 @@ class PackedBinaryConv2d(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    norm: nn.BatchNorm2d | None
 
     def __init__(
         self,
@@ -107,6 +113,8 @@ class PackedBinaryConv2d(nn.Module):
         self.padding_mode = layer.padding_mode
         self.pad_value = layer.pad_value
         self._reversed_padding_repeated_twice = layer._reversed_padding_repeated_twice
+        self.register_module("norm", None)
+        self._direct_calls: dict[tuple[object, ...], DirectCall] = {}
 
     def forward(self, input: Tensor) -> Tensor:
         # Another channel count could fill the same number of words and pass unnoticed.
@@ -117,37 +125,46 @@ class PackedBinaryConv2d(nn.Module):
             )
         input, padding = pad_input(self, input)
         group_channels = self.in_channels // self.groups
-        if self.groups > 1 and group_channels % WORD_BITS != 0:
-            # Groups that share words cannot be convolved packed: the op packs x per group.
-            y = binary_conv2d(
-                input,
-                _ops.unpack(self.weight, group_channels, torch.int8),
-                None,
+        in_words = self.groups == 1 or group_channels % WORD_BITS == 0
+        if in_words and nothing_stands_between(input):
+            y = call_library(self, input, padding)
+            if y is not None:
+                return y
+        options: dict[str, Any] = {
+            "stride": self.stride,
+            "padding": padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "pad_value": self.pad_value,
+        }
+        if in_words:
+            y = binary_conv2d_packed(
+                _ops.pack(input),
+                self.weight,
+                self.in_channels,
                 self.scale,
-                stride=self.stride,
-                padding=padding,
-                dilation=self.dilation,
-                groups=self.groups,
-                pad_value=self.pad_value,
-            ).contiguous(memory_format=torch.channels_last)
-            return add_bias(y, self.bias)
-        return convolve_packed_weight(
-            input,
-            self.weight,
-            self.scale,
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            self.pad_value,
-        )
+                out_dtype=input.dtype,
+                **options,
+            )
+        else:
+            # Groups that share words cannot be convolved packed: the op packs x per group.
+            weight = _ops.unpack(self.weight, group_channels, torch.int8)
+            y = binary_conv2d(input, weight, None, self.scale, **options)
+            y = y.contiguous(memory_format=torch.channels_last)
+        y = add_bias(y, self.bias)
+        return y if self.norm is None else self.norm(y)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what only this process can use."""
+        return {**self.__dict__, "_direct_calls": {}}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedBinaryConv2d:
         scale = self.scale
         super()._apply(fn, recurse)
         if self.scale.dtype is not torch.float32:
             self.scale = scale.to(self.scale.device)
+        # memory_format=torch.channels_last is meant for other tensors of four dimensions.
+        self.weight = self.weight.contiguous()
         return self
 
     def extra_repr(self) -> str:

@@ -42,8 +42,20 @@ struct ConvSpec {
   PerChannel flip;
 };
 
+// A BatchNorm with fixed statistics behind a convolution to float32, as torch on this machine
+// computes it: scale * y + shift, rounded once (fused) or after each operation. Scale and shift
+// were derived from vectors of one float per channel, and hold while these are as they were.
+struct Norm {
+  static constexpr int kSources = 6;
+  const float* source[kSources];  // null: none
+  const float* copy[kSources];
+  const float* scale;
+  const float* shift;
+  i64 fused;
+};
+
 // The pointers of one call. `prepared` is what binop_cpu_prepare made of the packed weight whose
-// copy is `raw`, or null; scale_a and bias may be null.
+// copy is `raw`, or null; scale_a, bias and norm may be null.
 struct ConvPointers {
   const void* x;
   const void* weight;
@@ -55,6 +67,7 @@ struct ConvPointers {
   const void* bias;
   const void* threshold;
   const void* flip;
+  const Norm* norm;
 };
 
 struct PackSpec {

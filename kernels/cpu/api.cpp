@@ -125,6 +125,7 @@ struct Running {
   Flag stale;
 
   void work(i64 part, i64 parts) {
+    if (pointers.norm != nullptr && part == 0) compare_norm(*pointers.norm);
     const bool float_weight = plan.spec.weight.dtype != kBits;
     const void* words = pointers.weight;
     if (pointers.prepared != nullptr) {
@@ -152,6 +153,14 @@ struct Running {
     const u8* then = static_cast<const u8*>(pointers.raw);
     const size_t count = static_cast<size_t>(bytes.end - bytes.begin);
     if (std::memcmp(now + bytes.begin, then + bytes.begin, count) != 0) stale.raise();
+  }
+
+  void compare_norm(const Norm& norm) {
+    const size_t bytes = static_cast<size_t>(plan.out_channels) * sizeof(float);
+    for (int i = 0; i < Norm::kSources; ++i) {
+      if (norm.source[i] == nullptr) continue;
+      if (std::memcmp(norm.source[i], norm.copy[i], bytes) != 0) stale.raise();
+    }
   }
 
   void fill(i64 first, i64 count, i64 part, i64 parts) {
@@ -202,9 +211,9 @@ BINOP_API void binop_cpu_prepare(const ConvPlan* plan, const void* packed, void*
 BINOP_API i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* weight,
                              const void* raw, const void* prepared, void* out, const void* scale_a,
                              const void* scale_w, const void* bias, const void* threshold,
-                             const void* flip, i64 most_threads) {
-  const ConvPointers pointers = {x,       weight,  raw,  prepared,  out,
-                                 scale_a, scale_w, bias, threshold, flip};
+                             const void* flip, const Norm* norm, i64 most_threads) {
+  const ConvPointers pointers = {x,       weight, raw,       prepared, out, scale_a,
+                                 scale_w, bias,   threshold, flip,     norm};
   double seconds = plan->seconds;
   if (plan->spec.weight.dtype != kBits) seconds += pack_seconds(plan->spec.weight);
   const i64 threads = threads_for(seconds, most_threads);
@@ -225,6 +234,14 @@ BINOP_API i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* we
                   memory[2], {}};
   run_team(threads, [&](i64 part, i64 parts) { running.work(part, parts); });
   return running.stale.raised() ? kStale : kDone;
+}
+
+// What a norm would make of `pixels` rows of a value per channel.
+BINOP_API void binop_cpu_normalize(i64 path, const Norm* norm, i64 channels, i64 pixels,
+                                   float* values) {
+  for (i64 i = 0; i < pixels; ++i) {
+    kPaths[path]->normalize(*norm, 0, channels, values + i * channels);
+  }
 }
 
 BINOP_API void binop_cpu_pack(const PackSpec* spec, const void* x, void* signs, void* mask,

@@ -145,9 +145,13 @@ struct Convolution {
     scales.load(plan, *call.pointers, block);
     const i32 per_count = plan.copies == 1 ? 2 : 1;
     Out* out = static_cast<Out*>(call.pointers->out);
+    const Norm* norm = call.pointers->norm;
     for_pixels(plan, strip, block, weights, [&](i64, const Pixel& pixel, const i32* counts) {
       alignas(64) Real y[kBlock];
       scales.apply(counts, pixel.taps, per_count, static_cast<int>(weights.channels), y);
+      if constexpr (std::is_same_v<Out, float>) {
+        if (norm != nullptr) normalize(*norm, block.first_channel, block.channels, y);
+      }
       store(out + pixel.position * plan.out_channels + block.first_channel, y, block.channels);
     });
   }

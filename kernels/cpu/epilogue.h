@@ -2,13 +2,24 @@
 //
 // dot = taps - 2 * count (or - count, where two copies of the weights were counted); then alpha *
 // dot + addend, each operation rounded by itself, and one rounding to the output's type (the
-// sources are compiled without contraction to FMA). Or a bit: (dot >= threshold) ^ flip.
+// sources are compiled without contraction to FMA). A norm may follow in float32. Or a bit:
+// (dot >= threshold) ^ flip.
 #pragma once
 
 #include "bits.h"
 #include "plan.h"
 
 namespace BINOP_PATH {
+
+inline void normalize(const Norm& norm, i64 first, i64 count, float* values) {
+  const float* scale = norm.scale + first;
+  const float* shift = norm.shift + first;
+  if (norm.fused != 0) {
+    for (i64 c = 0; c < count; ++c) values[c] = __builtin_fmaf(scale[c], values[c], shift[c]);
+  } else {
+    for (i64 c = 0; c < count; ++c) values[c] = scale[c] * values[c] + shift[c];
+  }
+}
 
 // What the output channels of a block are scaled by. Adding -0.0 leaves every value as it is.
 template <class Real, int N>

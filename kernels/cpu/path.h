@@ -41,6 +41,8 @@ struct Path {
                  void* activations, i64 part, i64 parts);
   void (*prepare)(const ConvPlan&, const void* packed, void* prepared, i64 part, i64 parts);
   void (*convolve)(const ConvCall&, i64 part, i64 parts);
+  // In place, the values of `count` channels from `first` on.
+  void (*normalize)(const Norm&, i64 first, i64 count, float* values);
   // Runs the innermost instructions `steps` times: operations done. And those of the usual way to
   // count bits, where the path has a better one.
   double (*peak)(i64 steps);

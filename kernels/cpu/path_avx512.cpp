@@ -3,7 +3,7 @@
 #include "x86.h"
 
 #define BINOP_PATH avx512
-#define BINOP_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,bmi,bmi2,popcnt"
+#define BINOP_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,popcnt"
 // clang-format off: the target first, then its vectors, then what is built on them
 #include "target_begin.h"
 #include "vector_avx512.h"

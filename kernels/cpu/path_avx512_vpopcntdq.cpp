@@ -3,7 +3,8 @@
 #include "x86.h"
 
 #define BINOP_PATH avx512_vpopcntdq
-#define BINOP_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,f16c,bmi,bmi2,popcnt"
+#define BINOP_TARGET \
+  "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,fma,f16c,bmi,bmi2,popcnt"
 #define BINOP_VPOPCNTDQ
 // clang-format off: the target first, then its vectors, then what is built on them
 #include "target_begin.h"

@@ -56,6 +56,7 @@ constexpr Path path_of(const char* name, bool (*runs)(), double (*usual_peak)(i6
           Operands<Kernel>::expand,
           Operands<Kernel>::prepare,
           Convolution<Kernel>::convolve,
+          normalize,
           peak<Kernel>,
           usual_peak};
 }

@@ -2,6 +2,7 @@
 // needs no compiler flags of its own. Headers of the system stay outside.
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__x86_64__)

@@ -18,7 +18,8 @@ i64 binop_cpu_prepared_bytes(const ConvPlan* plan);
 void binop_cpu_prepare(const ConvPlan* plan, const void* packed, void* prepared, i64 threads);
 i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* weight, const void* raw,
                    const void* prepared, void* out, const void* scale_a, const void* scale_w,
-                   const void* bias, const void* threshold, const void* flip, i64 threads);
+                   const void* bias, const void* threshold, const void* flip, const Norm* norm,
+                   i64 threads);
 void binop_cpu_pack(const PackSpec* spec, const void* x, void* signs, void* mask, const void* scale,
                     i64 threads);
 void binop_cpu_unpack(const UnpackSpec* spec, const void* packed, void* out, i64 threads);
@@ -70,7 +71,7 @@ static void conv(i64 threads) {
   const char* raw = packed ? in[1].data : nullptr;
   const i64 outcome =
       binop_cpu_conv(plan, in[0].data, in[1].data, raw, prepared.data, out.data, in[2].data,
-                     in[3].data, in[4].data, in[5].data, in[6].data, threads);
+                     in[3].data, in[4].data, in[5].data, in[6].data, nullptr, threads);
   if (outcome != kDone) std::exit(2);
   put(out);
 }

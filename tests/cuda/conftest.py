@@ -4,12 +4,14 @@ and emulated on the CPU."""
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from emulator import emulated_ops
+from machine_code import MachineCode, kept_in
 
 from binop._cuda import tuned
 from binop._cuda.launches import Device, Launch
@@ -23,6 +25,13 @@ def ops() -> ModuleType:
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture(scope="session")
+def machine_code(tmp_path_factory: pytest.TempPathFactory) -> MachineCode:
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives each worker a folder in that of the run.
+    return kept_in((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "machine_code")
 
 
 @pytest.fixture

@@ -4,16 +4,13 @@ instruction is there, and the loops stay out of local memory."""
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
+from machine_code import MachineCode
 from test_plan import CALL, layer
 from test_plan_wgmma import H200
 
@@ -93,47 +90,30 @@ _CHOSEN = [
 _WIDE = [k for k in _CHOSEN if k.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu")]
 
 
-@cache
-def _disassembler() -> str:
-    packaged = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin", "nvdisasm")
-    found = shutil.which("nvdisasm", path=str(packaged.parent)) or shutil.which("nvdisasm")
-    assert found, "nvdisasm is missing: pip install nvidia-cuda-nvdisasm"
-    return found
-
-
-def _sass(cubin: bytes, folder: Path) -> list[str]:
-    path = folder / "kernel.cubin"
-    path.write_bytes(cubin)
-    command = [_disassembler(), "-c", str(path)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-
-
 @pytest.mark.parametrize("arch", jit.ARCHITECTURES)
 def test_every_source_compiles_for_every_architecture_without_local_memory(
-    arch: str, tmp_path: Path
+    arch: str, machine_code: MachineCode
 ) -> None:
-    for compiled in variants.compile_all([arch], _CHOSEN):
-        assert compiled.cubin.startswith(b"\x7fELF")
-        assert compiled.seconds < 30
-        assert compiled.resources is not None
-        assert compiled.resources.local_bytes == 0, compiled.kernel
-        code = _sass(compiled.cubin, tmp_path)
-        assert not any(re.search(r"\b(LDL|STL)\b", line) for line in code), compiled.kernel
-        if compiled.kernel in _WIDE:
+    for kernel in _CHOSEN:
+        if not variants.runs_on(kernel, arch):
+            continue
+        code, log = machine_code(kernel, arch)
+        assert jit.Resources.of_log(log).local_bytes == 0, kernel
+        assert not any(re.search(r"\b(LDL|STL)\b", line) for line in code), kernel
+        if kernel in _WIDE:
             continue
         products = [line for line in code if "MMA." in line and "HFMA2" not in line]
-        assert bool(products) == (compiled.kernel.source in ("conv_mma.cu", "mma_peak.cu"))
+        assert bool(products) == (kernel.source in ("conv_mma.cu", "mma_peak.cu"))
         if arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
             assert all(_BIT_PRODUCT in line for line in products)
 
 
 @pytest.mark.parametrize("kernel", _WIDE)
-def test_wide_products_follow_each_other(kernel: Kernel, tmp_path: Path) -> None:
+def test_wide_products_follow_each_other(kernel: Kernel, machine_code: MachineCode) -> None:
     macros = dict(kernel.macros)
-    cubin, log = jit.compile_with_log(kernel, "sm_90a")
+    code, log = machine_code(kernel, "sm_90a")
     # C7510 to C7520: the compiler serializes products, or ignores that registers change hands.
     assert not re.search(r"C75\d\d", log), log
-    code = _sass(cubin, tmp_path)
     products = [i for i, line in enumerate(code) if "BGMMA" in line]
     of_rows = kernel.source == "conv_wgmma_rows.cu"
     columns = int(macros["TILE_N"]) + 16 * of_rows  # those that count the activations' bits
@@ -151,10 +131,10 @@ _WHOLE = [k for k in _CHOSEN if k.source == "conv_wgmma.cu" and ("STORES", "kWid
 
 
 @pytest.mark.parametrize("kernel", _WHOLE)
-def test_wide_stores_are_whole(kernel: Kernel, tmp_path: Path) -> None:
+def test_wide_stores_are_whole(kernel: Kernel, machine_code: MachineCode) -> None:
     """16 bytes each, and words of signs: none that the compiler took apart."""
     macros = dict(kernel.macros)
-    code = _sass(jit.compile_kernel(kernel, "sm_90a"), tmp_path)
+    code, _ = machine_code(kernel, "sm_90a")
     stores = [line for line in code if "STG" in line]
     words = int(macros["TILE_N"]) // 32
     of_a_word = 0 if macros["OUT"] == "bits" else 4 if macros["OUT"] == "float32" else 2
@@ -169,40 +149,21 @@ def test_wide_stores_are_whole(kernel: Kernel, tmp_path: Path) -> None:
     [(MMA_PEAK, _BIT_PRODUCT, 16), (WGMMA_PEAK, "BGMMA.64x256x256.AND.POPC", 8)],
 )
 def test_peaks_are_loops_of_products_alone(
-    kernel: Kernel, product: str, count: int, tmp_path: Path
+    kernel: Kernel, product: str, count: int, machine_code: MachineCode
 ) -> None:
-    cubin, log = jit.compile_with_log(kernel, "sm_90a")
+    code, log = machine_code(kernel, "sm_90a")
     assert jit.Resources.of_log(log).local_bytes == 0
     assert not re.search(r"C75\d\d", log), log
-    code = [line for line in _sass(cubin, tmp_path) if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+    code = [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
     products = [i for i, line in enumerate(code) if product in line]
     assert len(products) == count
     assert products[-1] - products[0] <= count  # one instruction more: it counts the rounds
 
 
-def _common_tiles(residual: ResidualSum) -> Iterator[Kernel]:
-    for channels, kernel, out in product((32, 64, 128, 256, 512), (1, 3), FLOATS):
-        geometry = replace(
-            layer(channels, 28, 256), kernel=(kernel, kernel), padding=(kernel // 2,) * 2
-        )
-        call = replace(CALL, out=out, residual=residual)
-        for tile in tiles(geometry, call, H200):
-            yield wgmma_kernel(geometry, call, tile)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("residual", [_PLAIN_SUM, _FULL_SUM])
-def test_no_tile_of_a_residual_sum_uses_local_memory(residual: ResidualSum) -> None:
-    for kernel in _common_tiles(residual):
-        _, log = jit.compile_with_log(kernel, "sm_90a")
-        assert jit.Resources.of_log(log).local_bytes == 0, kernel
-        assert not re.search(r"C75\d\d", log), kernel
-
-
 @pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.LARGE, mma_tile.NARROW])
-def test_little_stands_between_the_products(tile: mma_tile.Tile, tmp_path: Path) -> None:
+def test_little_stands_between_the_products(tile: mma_tile.Tile, machine_code: MachineCode) -> None:
     """A product takes 6 cycles (H200): all else in the loop must fit beside 32 of them."""
-    code = _sass(jit.compile_kernel(mma_kernel("bits", tile), "sm_90a"), tmp_path)
+    code, _ = machine_code(mma_kernel("bits", tile), "sm_90a")
     code = [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
     products = [i for i, line in enumerate(code) if _BIT_PRODUCT in line]
     steps = 2  # the loop is written out for an even and an odd step
@@ -213,40 +174,78 @@ def test_little_stands_between_the_products(tile: mma_tile.Tile, tmp_path: Path)
     assert len(loop) - len(products) < 2 * 32
 
 
-def test_few_instructions_stand_around_the_products_of_few_channels(tmp_path: Path) -> None:
+def test_few_instructions_stand_around_the_products_of_few_channels(
+    machine_code: MachineCode,
+) -> None:
     """A scheduler issues one a cycle: the loop over tiles, of a warp's share of 64 x 64 outputs,
     bounds the kernel (conv_wgmma takes 600 and more)."""
-    code = _sass(jit.compile_kernel(_rows("bits", 64, 3, RowsTile(64, 4)), "sm_90a"), tmp_path)
+    code, _ = machine_code(_rows("bits", 64, 3, RowsTile(64, 4)), "sm_90a")
     code = [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
     first = next(i for i, line in enumerate(code) if "BGMMA" in line)
     last = next(i for i, line in enumerate(code) if "STG" in line)
     assert last - first < 165
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [1, 2, 4, 8])
-@pytest.mark.parametrize("out", ["bits", "bfloat16", "float32"])
-def test_no_tile_of_rows_uses_local_memory(out: str, words: int) -> None:
-    for stores in ("bits",) if out == "bits" else ("kWide", "kSingle", "kPixels"):
-        for channels, kernel in product(range(32, 193, 32), (1, 3, 5)):
-            steps = steps_of(replace(layer(32 * words, 28, 32), kernel=(kernel, kernel)))
-            consumers = _most_consumers(channels, steps, stores)
-            if steps > 9 or consumers == 0:
-                continue
-            wide = _rows(out, 32 * words, kernel, RowsTile(channels, consumers))
-            macros = dict(wide.macros) | ({} if out == "bits" else {"STORES": stores})
-            compiled = Kernel(wide.source, tuple(macros.items()))
-            _, log = jit.compile_with_log(compiled, "sm_90a")
-            assert jit.Resources.of_log(log).local_bytes == 0, compiled
-            assert not re.search(r"C75\d\d", log), log
+def _tiles_of_residual_sums() -> Iterator[Kernel]:
+    options = product((_PLAIN_SUM, _FULL_SUM), (32, 64, 128, 256, 512), (1, 3), FLOATS)
+    for residual, channels, kernel, out in options:
+        geometry = replace(
+            layer(channels, 28, 256), kernel=(kernel, kernel), padding=(kernel // 2,) * 2
+        )
+        call = replace(CALL, out=out, residual=residual)
+        for tile in tiles(geometry, call, H200):
+            yield wgmma_kernel(geometry, call, tile)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", jit.ARCHITECTURES)
-def test_no_kernel_uses_local_memory(arch: str) -> None:
-    for compiled in variants.compile_all([arch]):
-        assert compiled.resources is not None
-        assert compiled.resources.local_bytes == 0, compiled.kernel
+def _tiles_of_rows() -> Iterator[Kernel]:
+    outputs = [("bits", "bits"), *product(("bfloat16", "float32"), ("kWide", "kSingle", "kPixels"))]
+    options = product(outputs, (1, 2, 4, 8), range(32, 193, 32), (1, 3, 5))
+    for (out, stores), words, channels, kernel in options:
+        steps = steps_of(replace(layer(32 * words, 28, 32), kernel=(kernel, kernel)))
+        consumers = _most_consumers(channels, steps, stores)
+        if steps > 9 or consumers == 0:
+            continue
+        wide = _rows(out, 32 * words, kernel, RowsTile(channels, consumers))
+        macros = dict(wide.macros) | ({} if out == "bits" else {"STORES": stores})
+        yield Kernel(wide.source, tuple(macros.items()))
+
+
+def _every_kernel() -> Iterator[tuple[Kernel, str]]:
+    for arch in jit.ARCHITECTURES:
+        yield from ((k, arch) for k in variants.kernels() if variants.runs_on(k, arch))
+
+
+# The tiles that plans choose among, and with the last all that `compile-kernels` compiles: half a
+# second each, and 1,800 in all. `make kernels` looks at all tiles (as it compiles every kernel,
+# too), and the suite at one in sixteen; a step that is prime to the sizes of the products above
+# meets every value of every option.
+_STEP = 17
+_EVERY = {
+    "residual sums": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_residual_sums())],
+    "rows": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_rows())],
+}
+_SAMPLED = _EVERY | {"every architecture": lambda: list(_every_kernel())}
+
+
+@pytest.mark.parametrize("name", _SAMPLED)
+def test_some_kernels_of_every_kind_use_no_local_memory(name: str) -> None:
+    _check_local_memory(_SAMPLED[name]()[::_STEP])
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("name", _EVERY)
+def test_no_tile_uses_local_memory(name: str, part: int) -> None:
+    _check_local_memory(_EVERY[name]()[part::8])
+
+
+def _check_local_memory(kernels: list[tuple[Kernel, str]]) -> None:
+    assert kernels
+    for kernel, arch in kernels:
+        _, log = jit.compile_with_log(kernel, arch)
+        assert jit.Resources.of_log(log).local_bytes == 0, (kernel, arch)
+        assert not re.search(r"C75\d\d", log), (kernel, log)
 
 
 def test_the_compiler_s_report_is_understood() -> None:
