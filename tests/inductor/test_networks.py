@@ -63,9 +63,11 @@ def test_compiled_like_inductor_to_the_bit_and_like_eager_in_decisions(
     convolution round one by one (``emulate_precision_casts``; there are no casts in float32). And
     the pooling's order follows the layout, which is channels_last after packed convolutions, so
     that it is here from the start."""
-    layout = torch.channels_last if device == "cuda" else torch.contiguous_format
-    model = network.build().to(device).to(memory_format=layout)
-    batches = [network.images(100).to(device, memory_format=layout) for _ in range(10)]
+    model = network.build().to(device)
+    batches = [network.images(100).to(device) for _ in range(10)]
+    if device == "cuda":
+        model.to(memory_format=torch.channels_last)
+        batches = [x.contiguous(memory_format=torch.channels_last) for x in batches]
     full = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     exact = {"deterministic": True, "emulate_precision_casts": True} if device == "cuda" else {}
     with torch.no_grad(), config.patch(freezing=True, **exact), full:
