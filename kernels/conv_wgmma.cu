@@ -127,11 +127,7 @@ __device__ void consume(const Work& work, int consumer) {
   const int slabs = static_cast<int>(a.slabs);
   const ChunkSteps steps = ChunkSteps::of(a);
 
-  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
-  const auto table = [&] { make_table<OUT>(a, work.layout, work.shared, work.dynamic); };
-  if constexpr (kTableFirst) {
-    if (makes_table(consumer)) table();
-  }
+  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared);
 
   Stage stage;
 #pragma unroll 1
@@ -162,13 +158,8 @@ __device__ void consume(const Work& work, int consumer) {
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
-    if (tile == work.first_tile) {
-      if constexpr (!kTableFirst) {
-        table();
-      } else if (!makes_table(consumer)) {
-        wait_for_table();
-      }
-    }
+    // Late: meanwhile the first products run.
+    if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
     TileEpilogue epilogue = {a, work.channels, rows};
     wait_products();
     epilogue.store(work.shared, sums);

@@ -144,8 +144,6 @@ __device__ inline void take_patch(const Work& work, const Stage& stage, const Pi
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   prepare_filters<OUT>(work);
-  bool table = makes_table(consumer);
-  if (table) make_table<OUT>(work);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
   const PlaceFinder finder = PlaceFinder::of(work);
@@ -177,8 +175,6 @@ __device__ void consume(const Work& work, int consumer) {
     if constexpr (kRoomy) {
       if (more) take();
     }
-    if (!table) wait_for_table();
-    table = true;
     epilogue.store(work, border, sums);
   } while (more);
 }

@@ -8,8 +8,6 @@
 #include "conv_wgmma_rows_bits.cuh"
 
 constexpr int kConsumerBarrier = 1;
-constexpr int kMakerBarrier = 2;
-constexpr int kTableBarrier = 3;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
 
@@ -202,7 +200,7 @@ __device__ inline void write_table(const Work& work) {
   constexpr int kPairs = TILE_N / 2;
   const int entries = Layout::classes(work.a) * kPairs;
 #pragma unroll 1
-  for (int i = threadIdx.x % kWarpgroup; i < entries; i += kWarpgroup) {
+  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
     const int border = i / kPairs;
     const int channel = i % kPairs * 2;
     int counted[2];
@@ -260,17 +258,6 @@ __device__ inline void prepare_filters(const Work& work) {
   }
   publish_to_products();
   sync_consumers();
-}
-
-// The table is made by the last of the consumers, while the others' first products run; these wait
-// for it before they store.
-__device__ inline bool makes_table(int consumer) { return consumer == CONSUMERS - 1; }
-
-template <class Out>
-__device__ inline void make_table(const Work& work) {
   write_table<Out>(work);
-  sync_threads<kWarpgroup>(kMakerBarrier);
-  if constexpr (CONSUMERS > 1) arrive_at_barrier<kConsumerThreads>(kTableBarrier);
+  sync_consumers();
 }
-
-__device__ inline void wait_for_table() { sync_threads<kConsumerThreads>(kTableBarrier); }

@@ -61,9 +61,6 @@ __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, co
 // Called by the consumers only; the producers do not wait for the filters.
 constexpr int kConsumerThreads = kThreads - kWarpgroup;
 constexpr int kConsumersBarrier = 1;
-constexpr int kMakerBarrier = 2;
-constexpr int kTableBarrier = 3;
-constexpr bool kTableFirst = CONSUMERS > 1;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumersBarrier); }
 
@@ -245,15 +242,17 @@ __device__ inline void begin_counting(const WgmmaArguments& a, u32 counted) {
   }
 }
 
-// The table of border classes, by one warpgroup once the filters are counted. Loops, not unrolled
+// The table of border classes, by all consumers once the filters are there. Loops, not unrolled
 // code: what runs once comes from memory an instruction after the other.
 template <class Out>
-__device__ inline void write_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
+__device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
+  if constexpr (!kThroughRegisters) count_taps(a, layout, dynamic);
   const int* counted = reinterpret_cast<const int*>(dynamic + layout.counted);
   const int column_classes = Layout::column_classes(a);
 #pragma unroll 1
-  for (int i = threadIdx.x % kWarpgroup; i < Layout::classes(a) * TILE_N; i += kWarpgroup) {
+  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * TILE_N;
+       i += kConsumerThreads) {
     const int border = i / TILE_N;
     const int channel = i % TILE_N;
     const int row_class = divide_small(border, a.column_classes_inverse);
@@ -266,13 +265,13 @@ __device__ inline void write_table(const WgmmaArguments& a, const Layout& layout
     store_shared(shared + Layout::kTable + 4 * i,
                  __float_as_uint(table_entry<Out>(sum, threshold)));
   }
+  sync_consumers();
 }
 
 // The filters and constants of a block, complete for all consumers afterwards.
 template <class Out>
 __device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
-                                       int rotation, const Layout& layout, u32 shared,
-                                       u8* dynamic) {
+                                       int rotation, const Layout& layout, u32 shared) {
   const int first = FilterTask::first();
 #pragma unroll 1
   for (int i = first; i < FilterTask::count(a); i += FilterTask::kWarps) {
@@ -295,20 +294,4 @@ __device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& 
   }
   publish_to_products();
   sync_consumers();
-  if constexpr (!kThroughRegisters && kTableFirst) count_taps(a, layout, dynamic);
 }
-
-// Of several consumers the last one makes the table, while the others' first products run; these
-// wait for it before they store. One consumer makes it while its own products run.
-__device__ inline bool makes_table(int consumer) { return consumer == CONSUMERS - 1; }
-
-template <class Out>
-__device__ inline void make_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
-                                  u8* dynamic) {
-  if constexpr (!kThroughRegisters && !kTableFirst) count_taps(a, layout, dynamic);
-  write_table<Out>(a, layout, shared, dynamic);
-  sync_threads<kWarpgroup>(kMakerBarrier);
-  if constexpr (kTableFirst) arrive_at_barrier<kConsumerThreads>(kTableBarrier);
-}
-
-__device__ inline void wait_for_table() { sync_threads<kConsumerThreads>(kTableBarrier); }

@@ -61,12 +61,6 @@ __device__ inline void sync_threads(int index) {
   asm volatile("bar.sync %0, %1;" : : "r"(index), "n"(Threads) : "memory");
 }
 
-// Arrives at such a barrier without waiting there.
-template <int Threads>
-__device__ inline void arrive_at_barrier(int index) {
-  asm volatile("bar.arrive %0, %1;" : : "r"(index), "n"(Threads) : "memory");
-}
-
 template <int Registers>
 __device__ inline void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" : : "n"(Registers));

@@ -100,15 +100,6 @@ inline void sync_threads(int index) {
   emulated::arrive(emulated::named_barriers[index], Threads);
 }
 
-template <int Threads>
-inline void arrive_at_barrier(int index) {
-  auto& barrier = emulated::named_barriers[index];
-  if (++barrier.arrived >= Threads) {
-    barrier.arrived = 0;
-    ++barrier.turn;
-  }
-}
-
 template <int Registers>
 inline void give_registers() {}
 template <int Registers>
