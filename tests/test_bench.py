@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -330,14 +332,29 @@ def test_cpu_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture):
 def test_wrong_result_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    def fail(*_: object) -> None:
+    def fail(plan: Any, report: Any, keep: Callable[[Any], None]) -> None:
+        keep(([], []))
         raise gate.WrongResultError("s1: somebody: 3 of 4 elements differ")
 
     monkeypatch.setattr(measure, "run", fail)
     out = tmp_path / "result.json"
     assert bench.run(options("--device", "cpu", "--out", str(out))) == 1
     assert "3 of 4 elements differ" in capsys.readouterr().err
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_killed_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def interrupt(plan: Any, report: Any, keep: Callable[[Any], None]) -> None:
+        row = Row("pack", True, median_us=2.0, low_us=1.0, high_us=3.0)
+        keep(([], [Group("pack-c64", "pack", "1,64,8x8", None, None, [row])]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(options("--device", "cpu", "--out", str(tmp_path / "result.json")))
+    (left,) = tmp_path.iterdir()
+    assert left.name == ".result.partial.json"
+    assert load(left).groups[0].rows[0].median_us == 2.0
 
 
 @pytest.mark.compile

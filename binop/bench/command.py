@@ -280,13 +280,22 @@ def _measure(options: argparse.Namespace) -> int:
         "quick": options.quick,
         "autotune": options.autotune,
     }
+    # What a run that is killed leaves; hidden, as it is no result.
+    partial_out = out.with_name(f".{out.stem}.partial.json")
+
+    def result_of(measured: measure.Measured) -> Result:
+        return Result(name, now.isoformat(timespec="seconds"), facts, conditions, *measured)
+
     try:
-        ceilings, groups = measure.run(plan, _report)
+        result = result_of(
+            measure.run(plan, _report, lambda so_far: save(result_of(so_far), partial_out))
+        )
     except gate.WrongResultError as error:
+        partial_out.unlink(missing_ok=True)
         print(f"bench: wrong result, nothing written: {error}", file=sys.stderr)
         return 1
-    result = Result(name, now.isoformat(timespec="seconds"), facts, conditions, ceilings, groups)
     save(result, out)
+    partial_out.unlink(missing_ok=True)
     writers.show(tables.report(result))
     print(f"wrote {out}", file=sys.stderr)
     _draw(result, options.plots)

@@ -54,8 +54,16 @@ class Entry:
     kernels: list[dict[str, Any]] | None = None
 
 
-def run(plan: Plan, report: Callable[[str], None]) -> tuple[list[Ceiling], list[Group]]:
-    """Ceilings first, then every case, on the CPU for one thread and for all.
+Measured = tuple[list[Ceiling], list[Group]]
+
+
+def run(
+    plan: Plan,
+    report: Callable[[str], None],
+    keep: Callable[[Measured], None] = lambda so_far: None,
+) -> Measured:
+    """Ceilings first, then every case, on the CPU for one thread and for all. After each case,
+    ``keep`` is given what there is.
 
     Raises:
         WrongResultError: an op of binop returned a wrong result.
@@ -73,6 +81,7 @@ def run(plan: Plan, report: Callable[[str], None]) -> tuple[list[Ceiling], list[
                     report(f"{case.name}: {case.shape}{suffix}")
                     group = _measure_case(case, plan, clock, threads)
                     groups.append(judge(group, limits, PEERS[plan.device.type]))
+                    keep((limits, groups))
     return limits, groups
 
 
