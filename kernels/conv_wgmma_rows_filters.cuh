@@ -91,24 +91,28 @@ struct FilterColumns {
 
   // And their bits, counted.
   __device__ void store(const Work& work, int column) {
-    const int group_channels = static_cast<int>(work.a.group_channels);
     const u32 to = work.shared + work.layout.filters + column * kChunkBytes;
     const u32 counted = work.shared + Layout::kCounted + 4 * column_of(column);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const int step = step_at(round);
-      if (step >= kSteps) break;
-      if constexpr (MASKED) steps[round].mask_tails(tail_mask(group_channels));
-      const u32 chunk = to + 2 * step * kFilterChunkBytes;
-      store_chunk(chunk, steps[round].chunk(0));
-      store_chunk(chunk + kFilterChunkBytes, steps[round].chunk(1));
+      if (step < kSteps) store_step(work, steps[round], step, to, counted);
+    }
+  }
+
+ private:
+  static __device__ void store_step(const Work& work, StepWords& words, int step, u32 to,
+                                    u32 counted) {
+    const int group_channels = static_cast<int>(work.a.group_channels);
+    if constexpr (MASKED) words.mask_tails(tail_mask(group_channels));
+    const u32 chunk = to + 2 * step * kFilterChunkBytes;
+    store_chunk(chunk, words.chunk(0));
+    store_chunk(chunk + kFilterChunkBytes, words.chunk(1));
 #pragma unroll
-      for (int of_step = 0; of_step < kStepTaps; ++of_step) {
-        const int tap = step * kStepTaps + of_step;
-        if (tap < kTaps) {
-          store_shared(counted + 4 * TILE_N * tap,
-                       group_channels - 2 * steps[round].set_bits(of_step));
-        }
+    for (int of_step = 0; of_step < kStepTaps; ++of_step) {
+      const int tap = step * kStepTaps + of_step;
+      if (tap < kTaps) {
+        store_shared(counted + 4 * TILE_N * tap, group_channels - 2 * words.set_bits(of_step));
       }
     }
   }

@@ -130,9 +130,8 @@ struct FilterPieces {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const int chunk = task.lane_chunk + kLanesOfColumn * i;
-      if (chunk >= kSlabChunks) break;
       const uint4 words = pieces[i];
-      store_chunk(task.to + chunk * kFilterChunkBytes, words);
+      if (chunk < kSlabChunks) store_chunk(task.to + chunk * kFilterChunkBytes, words);
       if (chunk < kUsedChunks) {
         const int set = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
         add_shared(counted + 4 * (chunk / PLANES * TILE_N + task.channel), -2 * set);
