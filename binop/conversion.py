@@ -129,8 +129,9 @@ def _replace(
     seen: list[tuple[str, nn.Module, str | None]] = []
     for name, layer in model.named_modules():
         if isinstance(layer, kind):
-            seen.append((name, layer, reason_to_keep(name, layer)))
-            if seen[-1][2] is None:
+            kept = reason_to_keep(name, layer)
+            seen.append((name, layer, kept))
+            if kept is None:
                 made[layer] = make(layer)
     for parent in list(model.modules()):
         for child_name, child in parent._modules.items():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from bench_runs import made_up_result, run_group, tiny_plan
 
+from binop import residual
 from binop.bench import gate, networks, tables
 from binop.bench.cases import NetworkCase, select
 from binop.bench.parts import part_of
@@ -90,6 +91,18 @@ def test_contenders_choose_the_rewrites(monkeypatch: pytest.MonkeyPatch):
     names = [recipe.name for recipe in networks.RECIPES["cuda"]]
     assert names == [*(recipe.name for recipe in networks.RECIPES["cpu"]), "binop-residual"]
     assert [recipe.ours for recipe in networks.RECIPES["cuda"]] == [False] * 3 + [True] * 3
+
+
+def test_residual_sums_are_compared_with_their_composition():
+    operands = tiny_operands()
+    composed = torch.randn(4, 10)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return composed + 1 if residual._use_kernel else composed
+
+    networks.check_residual(operands, function, "ours", composed.clone())
+    with pytest.raises(gate.WrongResultError, match="tiny-net: ours: not the logits"):
+        networks.check_residual(operands, function, "ours", function(operands.x))
 
 
 def test_wrong_decisions_of_a_network_end_the_run(monkeypatch: pytest.MonkeyPatch):

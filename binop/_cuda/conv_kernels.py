@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
+from types import ModuleType
+from typing import Any
 
 from binop._cuda import plan_wgmma, plan_wgmma_rows
 from binop._cuda.choice import Choice
@@ -31,32 +33,26 @@ class ConvKernel:
     plan: Callable[[Conv2dGeometry, ConvCall, Device, Tile | None], Launch]
 
 
-def _wgmma_tiles(
-    geometry: Conv2dGeometry, call: ConvCall, device: Device
-) -> Iterator[tuple[Tile, float]]:
-    for tile in plan_wgmma.tiles(geometry, call, device):
-        yield astuple(tile), plan_wgmma.cycles(geometry, call, tile, device)
+def _warpgroup_wide(
+    module: ModuleType,
+    tile_type: Callable[..., Any],
+    why_not: Callable[[Conv2dGeometry, ConvCall, Device], str | None],
+    plan: Callable[[Conv2dGeometry, ConvCall, Device, Any], Launch],
+) -> ConvKernel:
+    """One of the two whose module has ``tiles`` and their ``cycles``."""
 
+    def tiles(
+        geometry: Conv2dGeometry, call: ConvCall, device: Device
+    ) -> Iterator[tuple[Tile, float]]:
+        for tile in module.tiles(geometry, call, device):
+            yield astuple(tile), module.cycles(geometry, call, tile, device)
 
-def _plan_wgmma(
-    geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: Tile | None
-) -> Launch:
-    wanted = None if tile is None else WgmmaTile(*tile)
-    return plan_wgmma.plan_wgmma(geometry, call, device, wanted)
+    def plan_with(
+        geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: Tile | None
+    ) -> Launch:
+        return plan(geometry, call, device, None if tile is None else tile_type(*tile))
 
-
-def _rows_tiles(
-    geometry: Conv2dGeometry, call: ConvCall, device: Device
-) -> Iterator[tuple[Tile, float]]:
-    for tile in plan_wgmma_rows.tiles(geometry, call, device):
-        yield astuple(tile), plan_wgmma_rows.cycles(geometry, call, tile, device)
-
-
-def _plan_rows(
-    geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: Tile | None
-) -> Launch:
-    wanted = None if tile is None else RowsTile(*tile)
-    return plan_wgmma_rows.plan_wgmma_rows(geometry, call, device, wanted)
+    return ConvKernel(("channels", "consumers"), why_not, tiles, plan_with)
 
 
 def _mma_tiles(
@@ -73,11 +69,14 @@ def _plan_simt(
 
 
 CONV_KERNELS = {
-    "conv_wgmma": ConvKernel(
-        ("channels", "consumers"), plan_wgmma.why_not_wgmma, _wgmma_tiles, _plan_wgmma
+    "conv_wgmma": _warpgroup_wide(
+        plan_wgmma, WgmmaTile, plan_wgmma.why_not_wgmma, plan_wgmma.plan_wgmma
     ),
-    "conv_wgmma_rows": ConvKernel(
-        ("channels", "consumers"), plan_wgmma_rows.why_not_wgmma_rows, _rows_tiles, _plan_rows
+    "conv_wgmma_rows": _warpgroup_wide(
+        plan_wgmma_rows,
+        RowsTile,
+        plan_wgmma_rows.why_not_wgmma_rows,
+        plan_wgmma_rows.plan_wgmma_rows,
     ),
     "conv_mma": ConvKernel(
         (

@@ -243,9 +243,11 @@ RESIDUAL = "binop-residual"
 def _contender(
     operands: NetworkOperands, name: str, function: Callable[[Tensor], Tensor]
 ) -> Contender:
-    gate = partial(check, operands, name) if name.startswith("binop") else None
+    gate: Callable[[Tensor], None] | None = None
     if name == RESIDUAL:
         gate = partial(check_residual, operands, function, name)
+    elif name.startswith("binop"):
+        gate = partial(check, operands, name)
     return Contender([partial(function, operands.x)], Work(0, 0, "none"), gate, by_kernel=True)
 
 
@@ -257,8 +259,8 @@ def _recipe(name: str, make: Callable[[NetworkOperands], Callable[[Tensor], Tens
     )
 
 
-def _by_binop(name: str, pack: Iterable[str], residual: Iterable[str] | None) -> Recipe:
-    rewrites = Rewrites(frozenset(pack), None if residual is None else frozenset(residual))
+def _by_binop(name: str, pack: Iterable[str], residual: Iterable[str]) -> Recipe:
+    rewrites = Rewrites(frozenset(pack), frozenset(residual))
     return _recipe(name, lambda operands: compiled(operands.binary, "binop", operands, rewrites))
 
 
