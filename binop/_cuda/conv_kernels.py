@@ -22,6 +22,7 @@ from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.geometry import Conv2dGeometry
 
 Tile = tuple[int, ...]
+WARPGROUP_WIDE = ("conv_wgmma", "conv_wgmma_rows")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from itertools import product
 
 from binop._cuda import jit, tuned
 from binop._cuda.conv_call import ConvCall, ResidualSum
-from binop._cuda.conv_kernels import plan_choice, why_not_choice
+from binop._cuda.conv_kernels import WARPGROUP_WIDE, plan_choice, why_not_choice
 from binop._cuda.launches import ELEMENT_BYTES, Device, Kernel
 from binop._cuda.mma_tile import (
     EMULATED_TILES,
@@ -89,7 +89,7 @@ def _tuned_kernels() -> Iterator[Kernel]:
     for entry in tuned.load(tuned.PATH):
         key = entry.key
         device = replace(_HOPPER, multiprocessors=key.multiprocessors)
-        wide = entry.choice.kernel in ("conv_wgmma", "conv_wgmma_rows")
+        wide = entry.choice.kernel in WARPGROUP_WIDE
         if wide and why_not_choice(key.geometry, key.call, device, entry.choice) is None:
             yield plan_choice(key.geometry, key.call, device, entry.choice).kernel
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from binop._cuda.choice import Choice
 from binop._cuda.conv_call import ConvCall
-from binop._cuda.conv_kernels import choices, plan_choice, why_not_choice
+from binop._cuda.conv_kernels import WARPGROUP_WIDE, choices, plan_choice, why_not_choice
 from binop._cuda.launches import Device, Kernel
 from binop._cuda.plan_conv import choice_by_estimate
 from binop._cuda.tuned import Entry, Key
@@ -20,7 +20,6 @@ OUTPUTS = {
     "packed-to-float": ("bfloat16", True),
     "float-to-float-nchw": ("bfloat16", False),  # its time has packing in it
 }
-_WARPGROUP_WIDE = ("conv_wgmma", "conv_wgmma_rows")
 # Less is noise, and the heuristic may be right.
 _LEAST_GAIN = 0.02
 
@@ -50,8 +49,8 @@ class Problem:
         if not listed:
             return []
         # conv_mma has a third of their peak at most.
-        if kernel is None and any(choice.kernel in _WARPGROUP_WIDE for choice, _ in listed):
-            listed = [item for item in listed if item[0].kernel in _WARPGROUP_WIDE]
+        if kernel is None and any(choice.kernel in WARPGROUP_WIDE for choice, _ in listed):
+            listed = [item for item in listed if item[0].kernel in WARPGROUP_WIDE]
         least: dict[str, float] = {}
         for choice, cycles in listed:
             least[choice.kernel] = min(cycles, least.get(choice.kernel, cycles))
