@@ -9,15 +9,17 @@ __device__ inline int least_difference(int counted, int threshold) {
   return (threshold - counted + 1) >> 1;
 }
 
-// What is left to do with a sum of popc(a & b) is one fused multiply-add with the table's entry,
-// exact because all numbers are small integers times a power of two (conv_wgmma_store.cuh).
-template <class Out>
-__device__ inline float table_entry(int counted, int threshold) {
-  if constexpr (Channel<Out>::kPacked) {
-    return static_cast<float>(-least_difference(counted, threshold)) * 0x1p-23f;
-  } else {
-    return static_cast<float>(counted) * 0x1p-24f;
-  }
+// Of float output, what is left to do with a sum of popc(a & b) begins with one fused multiply-add
+// with this, exact because all numbers are small integers times a power of two
+// (conv_wgmma_store.cuh).
+__device__ inline float float_entry(int counted) { return static_cast<float>(counted) * 0x1p-24f; }
+
+// The first channel of a consumer's thread, of Threads, each of which takes every Threads-th: the
+// last have the first channels, because they have fewer filters to load. (Past the tile: none.)
+template <int Threads>
+__device__ inline int first_channel_of(int thread) {
+  constexpr int kBefore = Threads > TILE_N ? Threads - TILE_N : 0;
+  return thread >= kBefore ? thread - kBefore : TILE_N;
 }
 
 // The constants of a channel go to shared memory; the threshold of a packed output is returned.

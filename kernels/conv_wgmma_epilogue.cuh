@@ -3,7 +3,7 @@
 
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
-#include "conv_wgmma_store.cuh"
+#include "conv_wgmma_bits.cuh"
 
 #if RESIDUAL
 #include "conv_wgmma_residual.cuh"
@@ -12,6 +12,20 @@ using TileEpilogue = ResidualEpilogue<OUT>;
 #else
 using KernelArguments = WgmmaArguments;
 
+__device__ inline void store_bits(const WgmmaArguments& a, const Channels& channels, u32 shared,
+                                  const LaneRows& rows, const Sums& sums) {
+  const int lane = threadIdx.x % 4;
+  const BitRows decisions = BitRows::of(shared + Layout::kTable + lane * 16, rows.border, rows.set);
+  BitShares::decide(sums, decisions, ByteExchange::of(lane), [&](int half, int group, u32 below) {
+    if constexpr (BitShares::kBothRows) {
+      if (lane >= 2 * kTileWords) return;
+      store_word(a, channels, shared, rows, lane / kTileWords, lane % kTileWords, below);
+    } else {
+      store_word(a, channels, shared, rows, half, group * BitShares::kWords + lane, below);
+    }
+  });
+}
+
 // Made before the products are done; stores when they are.
 struct TileEpilogue {
   const WgmmaArguments& a;
@@ -19,7 +33,11 @@ struct TileEpilogue {
   const LaneRows& rows;
 
   __device__ void store(u32 shared, const Sums& sums) const {
-    store_tile<OUT>(a, channels, shared, rows, sums);
+    if constexpr (Channel<OUT>::kPacked) {
+      store_bits(a, channels, shared, rows, sums);
+    } else {
+      store_tile<OUT>(a, channels, shared, rows, sums);
+    }
   }
 };
 #endif

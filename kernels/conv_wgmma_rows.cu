@@ -65,6 +65,7 @@ struct Fragments {
   }
 };
 
+template <class Out>
 struct FloatEpilogue {
   int pixel;  // this lane's first of the tile
 
@@ -84,12 +85,12 @@ struct FloatEpilogue {
       rows.border[half] = border[half];
       rows.set[half] = sums.values[kSetSum + 2 * half];
     }
-    store_tile<OUT>(a, work.channels, work.shared, rows, sums);
+    store_tile<Out>(a, work.channels, work.shared, rows, sums);
     pixel += static_cast<int>(work.a.step_pixels);
   }
 };
 
-using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue>::Type;
+using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue<OUT>>::Type;
 
 // This lane's two pixels of a tile: where their first taps lie in the stack of padded images, and
 // their border classes.
@@ -187,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, kProducers);
     init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
-  fill_patches(a, work.shared + work.layout.patches);
+  fill_sides(a, work.shared + work.layout.patches);
   prepare_places(work);
   __syncthreads();
   wait_for_launch_before();
@@ -195,8 +196,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   // The same in all lanes, and known to be.
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= 4 * CONSUMERS) {
+    if constexpr (kHandsOver) give_registers<kProducerRegisters>();
     produce(work, warp - 4 * CONSUMERS);
   } else {
+    if constexpr (kHandsOver) take_registers<kConsumerRegisters>();
     consume(work, warp / 4);
   }
 }

@@ -1,35 +1,8 @@
-// Sums of a tile of conv_wgmma_rows -> packed output, two channels at a time.
-//
-//   dot >= threshold  <=>  2 sum - popc(a) >= t  <=>  sum >= popc(a) / 2 + (t + popc(a) % 2 + 1) /
-//   2
-//
-// (halves rounded down, t as in conv_wgmma_constants.cuh). All of these fit 16 bits, so that one
-// addition decides two channels: in each half of 32768 + sum - popc(a) / 2 - (...), the top bit.
-// The last term is the table's, for even and odd popc(a).
+// Packed output of conv_wgmma_rows: what stays the same from tile to tile stays in registers where
+// there are some.
 #pragma once
 
-#include "conv_wgmma_constants.cuh"
-#include "conv_wgmma_store.cuh"
-
-struct BitTable {
-  // u32 [TILE_N / 2] for even sums and, in other banks, for odd ones.
-  static constexpr int kOddBytes = Layout::kClassBytes / 2;
-  static constexpr int kLimit = 1 << 14;  // beyond all sums
-
-  static __device__ int limited(int value) {
-    return value < -kLimit ? -kLimit : value > kLimit ? kLimit : value;
-  }
-
-  // Of two neighbouring channels.
-  static __device__ u32 entry(const int (&counted)[2], const int (&threshold)[2], int odd) {
-    int least[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      least[i] = limited((least_difference(counted[i], threshold[i]) + odd + 1) >> 1);
-    }
-    return pair_of(0x8000 - least[0], 0x8000 - least[1]);
-  }
-};
+#include "conv_wgmma_bits.cuh"
 
 // Of the word that this lane stores.
 struct WordMasks {
@@ -45,11 +18,10 @@ struct WordMasks {
   }
 };
 
-// What a lane stores of every tile: one word, or of more than two words one in four of both rows.
 struct BitsEpilogue {
-  static constexpr bool kBothRows = kTileWords <= 2;
-  static constexpr int kWords = kBothRows ? kTileWords : 4;  // of a row, exchanged together
-  static constexpr int kGroups = (kTileWords + kWords - 1) / kWords;
+  static constexpr bool kBothRows = BitShares::kBothRows;
+  static constexpr int kWords = BitShares::kWords;
+  static constexpr int kGroups = BitShares::kGroups;
 
   u32 table;  // this lane's entries
   u32* out;   // its first word of the tile
@@ -82,20 +54,6 @@ struct BitsEpilogue {
     return (a.out_channels + kWordBits - 1) / kWordBits;
   }
 
-  // Of this lane's 8 channels of a word in one row, as bits 0 to 7: whether below the threshold.
-  static __device__ u32 below(const Sums& sums, u32 entries, u32 set_pair, int word, int half) {
-    const uint4 entry = load_chunk(entries + word * 64);
-    const u32 of_pairs[4] = {entry.x, entry.y, entry.z, entry.w};
-    u32 decided[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      decided[i] = pair_of(sum_of(sums, word, half, 2 * i), sum_of(sums, word, half, 2 * i + 1)) +
-                   of_pairs[i] - set_pair;
-    }
-    const u32 bits = add_signs(~0u, spread_signs(decided[0], decided[1]), 0x08040201u);
-    return add_signs(bits, spread_signs(decided[2], decided[3]), 0x80402010u);
-  }
-
   __device__ void store_word(const Work& work, int half, int group, u32 below) const {
     WordMasks of_group;
     if constexpr (kRoomy) {
@@ -111,28 +69,10 @@ struct BitsEpilogue {
 
   // The block's tiles in turn.
   __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
-    u32 entries[2], set_pair[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int set = sums.values[kSetSum + 2 * half];
-      entries[half] = table + border[half] * Layout::kClassBytes + (set & 1) * BitTable::kOddBytes;
-      // Both halves: (a multiplication would be distributed over all pairs).
-      set_pair[half] = __byte_perm(set >> 1, 0, 0x1010);
-    }
-    constexpr int kRounds = kBothRows ? 1 : 2 * kGroups;
-#pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      u32 bytes[4] = {};
-#pragma unroll
-      for (int i = 0; i < (kBothRows ? 2 * kTileWords : kWords); ++i) {
-        const int half = kBothRows ? i / kTileWords : round % 2;
-        const int word = kBothRows ? i % kTileWords : round / 2 * kWords + i;
-        if (word < kTileWords) bytes[i] = below(sums, entries[half], set_pair[half], word, half);
-      }
-      const u32 joined = __byte_perm(__byte_perm(bytes[0], bytes[1], 0x0040),
-                                     __byte_perm(bytes[2], bytes[3], 0x0040), 0x5410);
-      store_word(work, round % 2, round / 2, exchange(joined));
-    }
+    const int set[2] = {sums.values[kSetSum], sums.values[kSetSum + 2]};
+    BitShares::decide(
+        sums, BitRows::of(table, border, set), exchange,
+        [&](int half, int group, u32 below) { store_word(work, half, group, below); });
     out += work.a.step_words;
     left -= static_cast<int>(work.a.step_pixels);
   }

@@ -210,27 +210,15 @@ __device__ inline void write_table(const Work& work) {
     int counted[2];
     counted_of(work, border, channel, counted);
     const u32 of_class = work.shared + Layout::kTable + border * Layout::kClassBytes;
-    if constexpr (Channel<Out>::kPacked) {
-      u32 threshold[2];
-      load_pair(threshold[0], threshold[1], work.shared + Layout::kThresholds + 4 * channel);
-      const int thresholds[2] = {static_cast<int>(threshold[0]), static_cast<int>(threshold[1])};
-      store_shared(of_class + 2 * channel, BitTable::entry(counted, thresholds, 0));
-      store_shared(of_class + 2 * channel + BitTable::kOddBytes,
-                   BitTable::entry(counted, thresholds, 1));
-    } else {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        store_shared(of_class + 4 * (channel + k),
-                     __float_as_uint(table_entry<Out>(counted[k], 0)));
-      }
-    }
+    write_entries<Out>(of_class, channel, counted, work.shared + Layout::kThresholds);
   }
 }
 
 template <class Out>
 __device__ inline void write_all_constants(const Work& work) {
 #pragma unroll 1
-  for (int channel = threadIdx.x; channel < TILE_N; channel += kConsumerThreads) {
+  for (int channel = first_channel_of<kConsumerThreads>(threadIdx.x); channel < TILE_N;
+       channel += kConsumerThreads) {
     const int threshold = write_constants<Out>(work.a, work.channels, channel, work.shared);
     store_shared(work.shared + Layout::kThresholds + 4 * channel, threshold);
   }
@@ -252,13 +240,14 @@ template <class Out>
 __device__ inline void prepare_filters(const Work& work) {
   const int warp = threadIdx.x / 32;
 #pragma unroll 1
-  for (int i = warp; i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
+  for (int i = warp; i == warp || i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
+    const bool exist = i < FilterColumns::kBlocks;
     const int column = (i + work.first_tile) % FilterColumns::kBlocks * 8 + threadIdx.x % 8;
     FilterColumns filters;
-    filters.load(work.a, work.channels, column);
-    // Meanwhile. (A warp that has channels has filters to load.)
+    if (exist) filters.load(work.a, work.channels, column);
+    // Meanwhile.
     if (i == warp) write_all_constants<Out>(work);
-    filters.store(work, column);
+    if (exist) filters.store(work, column);
   }
   publish_to_products();
   sync_consumers();

@@ -55,9 +55,9 @@ __device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows
     const int image = rows.image + images_on;
     const int image_row =
         in_image * static_cast<int>(a.skip_rows) - static_cast<int>(a.padding_rows);
-    const bool wanted = row < rows.count;
-    const bool inside = wanted && image < static_cast<int>(a.batch) &&
-                        static_cast<u32>(image_row) < static_cast<u32>(a.height);
+    // (Past the last image, rows are read for pixels that do not exist.)
+    const bool wanted = row < rows.count && image < static_cast<int>(a.batch);
+    const bool inside = wanted && static_cast<u32>(image_row) < static_cast<u32>(a.height);
     const u32 target = inside_rows + row * static_cast<int>(a.pitch_bytes);
     const u32 copied = __ballot_sync(kAllLanes, inside);
     fill_rows(a, __ballot_sync(kAllLanes, wanted && !inside),
@@ -93,11 +93,21 @@ __device__ inline void produce(const Work& work, int producer) {
   }
 }
 
-// The padding beside the images, which no copy reaches.
-__device__ inline void fill_patches(const WgmmaArguments& a, u32 patches) {
-  const u32 end = patches + static_cast<u32>(a.stages * a.stage_bytes);
-  for (u32 to = patches + threadIdx.x * 16; to < end; to += kThreads * 16) {
-    fill_shared(to, kPadWord);
+// The padding beside the images, which no copy reaches: a row a thread.
+__device__ inline void fill_sides(const WgmmaArguments& a, u32 patches) {
+  const u32 pitch = static_cast<u32>(a.pitch_bytes);
+  const u32 inside = static_cast<u32>(a.inside_bytes);
+  const u32 right = inside + static_cast<u32>(a.row_bytes);
+#pragma unroll 1
+  for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
+    const u32 end = patches + static_cast<u32>(a.stage_bytes);
+#pragma unroll 1
+    for (u32 row = patches + threadIdx.x * pitch; row + pitch <= end; row += kThreads * pitch) {
+#pragma unroll 1
+      for (u32 to = 0; to < inside; to += 16) fill_shared(row + to, kPadWord);
+#pragma unroll 1
+      for (u32 to = right; to < pitch; to += 16) fill_shared(row + to, kPadWord);
+    }
+    patches = end;
   }
-  order_before_copies();
 }

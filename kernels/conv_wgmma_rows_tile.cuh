@@ -60,15 +60,23 @@ constexpr int kChunks = 2 * kSteps;
 constexpr int kPixelBytes = 4 * WORDS;
 // Sixteen more columns have all bits set: their sums are popc(a), in every lane.
 constexpr int kColumns = TILE_N + 16;
+
+// Registers of a thread. Of three consumers or more, the producers give up what they do not need: a
+// block owns what it was launched with, and more would be waited for forever.
+constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+constexpr int kProducerRegisters = 56;
+constexpr int kConsumerRegisters =
+    (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
+constexpr bool kHandsOver = CONSUMERS >= 3 && kConsumerRegisters > kLaunchRegisters;
+constexpr int kRegisters = kHandsOver ? kConsumerRegisters : kLaunchRegisters;
 // Of a consumer, beside its sums and fragments.
-constexpr int kSpareRegisters = 65536 / kThreads / 8 * 8 - kColumns / 2 - 4 * kSteps;
+constexpr int kSpareRegisters = kRegisters - kColumns / 2 - 4 * kSteps;
 constexpr int kFilterChunkBytes = kColumns * kChunkBytes;
 constexpr int kSetSum = TILE_N / 2;  // where a lane finds that sum; of its other row, 2 further
 
 // Whether there are registers, beside a tile's sums, for the next tile's fragments and for what
 // could be computed again. (Registers are given to four warps at a time. Floats take more, and
 // their time goes to memory.)
-constexpr int kRegisters = 65536 / kThreads;
 constexpr bool kRoomy = Channel<OUT>::kPacked && kColumns / 2 + 4 * kSteps + 44 <= kRegisters;
 
 __device__ inline void hold(u32& value) {

@@ -71,21 +71,6 @@ struct ByteExchange {
   }
 };
 
-// Signs of 8 channels of both rows, below `bits`. Two chains of dependent shifts side by side: one
-// would wait for itself.
-__device__ inline void append_signs(u32 (&bits)[2], const Sums& sums, const LaneValues (&least)[2],
-                                    const float (&negative_set)[2], int word) {
-#pragma unroll
-  for (int i = kLaneChannels - 1; i >= 0; --i) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float value = __fadd_rn(
-          scale_and_add(sum_of(sums, word, half, i), least[half].values[i]), negative_set[half]);
-      bits[half] = __funnelshift_l(__float_as_uint(value), bits[half], 1);
-    }
-  }
-}
-
 __device__ inline void store_word(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                   const LaneRows& rows, int half, int word, u32 below) {
   if (!rows.exists(half) || word * kWordBits >= channels.count) return;
@@ -101,57 +86,6 @@ __device__ inline void store_word(const WgmmaArguments& a, const Channels& chann
 // answers late. Loads stay on their side of this barrier, which is one for the compiler: otherwise
 // it puts each load where its values are needed, or so many at once that it spills.
 __device__ inline void hold_loads() { __syncwarp(); }
-
-__device__ inline void store_bits(const WgmmaArguments& a, const Channels& channels, u32 shared,
-                                  const LaneRows& rows, const Sums& sums) {
-  const int lane = threadIdx.x % 4;
-  // Bytes that are exchanged together: four words of a row, or both rows where they have fewer.
-  constexpr bool kBothRows = kTileWords <= 2;
-  constexpr int kWords = kBothRows ? kTileWords : 4;
-  const ByteExchange exchange = ByteExchange::of(lane);
-  const u32 tables = shared + Layout::kTable + 4 * lane * kLaneChannels;
-  float negative_set[2];
-  u32 row_tables[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    negative_set[half] = static_cast<float>(-rows.set[half]) * 0x1p-23f;
-    row_tables[half] = tables + 4 * TILE_N * rows.border[half];
-  }
-  // Words are gone through from the last of some to the first.
-  const auto word_of = [](int turn) { return turn / kWords * kWords + kWords - 1 - turn % kWords; };
-  constexpr int kTurns = (kTileWords + kWords - 1) / kWords * kWords;
-  LaneValues next[2];
-  const auto load_next = [&](int turn) {
-    const int word = word_of(turn) < kTileWords ? word_of(turn) : 0;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      next[half] = LaneValues::load(row_tables[half] + 4 * kWordBits * word);
-    }
-  };
-  load_next(0);
-  u32 bytes[2] = {0, 0};
-#pragma unroll
-  for (int turn = 0; turn < kTurns; ++turn) {
-    const LaneValues least[2] = {next[0], next[1]};
-    const int word = word_of(turn);
-    if (turn + 1 < kTurns) load_next(turn + 1);
-    hold_loads();
-    if (word < kTileWords) append_signs(bytes, sums, least, negative_set, word);
-    if (!kBothRows && turn % kWords == kWords - 1) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        store_word(a, channels, shared, rows, half, word + lane, exchange(bytes[half]));
-        bytes[half] = 0;
-      }
-    }
-  }
-  if constexpr (kBothRows) {
-    const u32 below = exchange(bytes[0] | bytes[1] << 8 * (kTileWords % 4));
-    if (lane < 2 * kTileWords) {
-      store_word(a, channels, shared, rows, lane / kTileWords, lane % kTileWords, below);
-    }
-  }
-}
 
 // ---- float output ----
 
@@ -327,9 +261,7 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
 template <class Out>
 __device__ inline void store_tile(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                   const LaneRows& rows, const Sums& sums) {
-  if constexpr (Channel<Out>::kPacked) {
-    store_bits(a, channels, shared, rows, sums);
-  } else if constexpr (STORES == kPixels) {
+  if constexpr (STORES == kPixels) {
     store_pixels<Out>(a, channels, shared, rows, sums);
   } else {
     store_floats<Out>(a, channels, shared, rows, sums);

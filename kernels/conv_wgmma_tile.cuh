@@ -98,7 +98,9 @@ struct Layout {
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
   static constexpr int kThreshold = kAddend;                       // int [TILE_N]
-  static constexpr int kTable = kAlpha + 4 * TILE_N * kConstants;  // float [classes][TILE_N]
+  static constexpr int kTable = kAlpha + 4 * TILE_N * kConstants;  // [classes], per channel
+  static constexpr int kClassBytes =
+      4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 
   int counted;  // int [kTaps][TILE_N]
   int filters;
@@ -106,7 +108,7 @@ struct Layout {
 
   static __device__ Layout of(const WgmmaArguments& a) {
     Layout layout;
-    layout.counted = kTable + 4 * TILE_N * classes(a);
+    layout.counted = kTable + kClassBytes * classes(a);
     layout.filters = (layout.counted + 4 * TILE_N * kTaps + 127) / 128 * 128;
     layout.patches = layout.filters + static_cast<int>(a.slabs) * kSlabChunks * kFilterChunkBytes;
     return layout;

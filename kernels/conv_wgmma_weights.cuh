@@ -4,7 +4,7 @@
 #include "conv_wgmma_border.cuh"
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
-#include "conv_wgmma_constants.cuh"
+#include "conv_wgmma_bits.cuh"
 
 // Where a chunk of depth stands in a filter: stepped through without divisions.
 struct ChunkSource {
@@ -196,23 +196,26 @@ __device__ inline void count_taps(const WgmmaArguments& a, const Layout& layout,
   sync_consumers();
 }
 
-// The sum of a channel over the taps that a pair of border classes leaves (BorderAxis::class_of).
-__device__ inline int sum_of_class(const WgmmaArguments& a, const int* counted, int row_class,
-                                   int column_class) {
+// The sums of two neighbouring channels over the taps that a pair of border classes leaves
+// (BorderAxis::class_of). `from` is where their counts of the first tap lie.
+__device__ inline void counted_of(const WgmmaArguments& a, u32 from, int row_class,
+                                  int column_class, int (&sums)[2]) {
   const TapRange rows =
       TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
   const TapRange columns =
       TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
-  int sum = 0;
+  sums[0] = sums[1] = 0;
 #pragma unroll 1
   for (int row = rows.first; row < rows.end; ++row) {
 #pragma unroll
     for (int column = 0; column < KERNEL_COLUMNS; ++column) {
-      const int value = counted[(row * KERNEL_COLUMNS + column) * TILE_N];
-      sum += column >= columns.first && column < columns.end ? value : 0;
+      u32 of_tap[2];
+      load_pair(of_tap[0], of_tap[1], from + 4 * TILE_N * (row * KERNEL_COLUMNS + column));
+      const bool left = column >= columns.first && column < columns.end;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) sums[i] += left ? static_cast<int>(of_tap[i]) : 0;
     }
   }
-  return sum;
 }
 
 // The constants of the channels.
@@ -220,7 +223,7 @@ template <class Out>
 __device__ inline void write_all_constants(const WgmmaArguments& a, const Channels& channels,
                                            u32 shared) {
 #pragma unroll 1
-  for (int channel = static_cast<int>(threadIdx.x) - kWarpgroup; channel < TILE_N;
+  for (int channel = first_channel_of<kConsumerThreads>(threadIdx.x - kWarpgroup); channel < TILE_N;
        channel += kConsumerThreads) {
     const int threshold = write_constants<Out>(a, channels, channel, shared);
     if constexpr (Channel<Out>::kPacked) {
@@ -247,22 +250,19 @@ template <class Out>
 __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
   if constexpr (!kThroughRegisters) count_taps(a, layout, dynamic);
-  const int* counted = reinterpret_cast<const int*>(dynamic + layout.counted);
+  constexpr int kPairs = TILE_N / 2;
   const int column_classes = Layout::column_classes(a);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * TILE_N;
+  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * kPairs;
        i += kConsumerThreads) {
-    const int border = i / TILE_N;
-    const int channel = i % TILE_N;
+    const int border = i / kPairs;
+    const int channel = i % kPairs * 2;
     const int row_class = divide_small(border, a.column_classes_inverse);
-    const int sum =
-        sum_of_class(a, counted + channel, row_class, border - row_class * column_classes);
-    const int threshold =
-        Channel<Out>::kPacked
-            ? static_cast<int>(load_shared(shared + Layout::kThreshold + 4 * channel))
-            : 0;
-    store_shared(shared + Layout::kTable + 4 * i,
-                 __float_as_uint(table_entry<Out>(sum, threshold)));
+    int counted[2];
+    counted_of(a, shared + layout.counted + 4 * channel, row_class,
+               border - row_class * column_classes, counted);
+    write_entries<Out>(shared + Layout::kTable + border * Layout::kClassBytes, channel, counted,
+                       shared + Layout::kThreshold);
   }
   sync_consumers();
 }
@@ -272,23 +272,24 @@ template <class Out>
 __device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
                                        int rotation, const Layout& layout, u32 shared) {
   const int first = FilterTask::first();
+  const int count = FilterTask::count(a);
 #pragma unroll 1
-  for (int i = first; i < FilterTask::count(a); i += FilterTask::kWarps) {
+  for (int i = first; i == first || i < count; i += FilterTask::kWarps) {
     const FilterTask task = FilterTask::at(a, channels, rotation, shared + layout.filters, i);
     const bool exists = task.channel < channels.count;
     if constexpr (kThroughRegisters) {
       FilterPieces pieces;
-      pieces.load(a, task, exists);
-      // Meanwhile. (A warp that has channels has filters to load.)
+      if (i < count) pieces.load(a, task, exists);
+      // Meanwhile.
       if (i == first) write_all_constants<Out>(a, channels, shared);
-      pieces.store(task, shared + layout.counted);
+      if (i < count) pieces.store(task, shared + layout.counted);
     } else {
-      copy_slab(a, task, exists);
+      if (i < count) copy_slab(a, task, exists);
+      if (i == first) write_all_constants<Out>(a, channels, shared);
     }
   }
   if constexpr (!kThroughRegisters) {
     commit_copies();
-    write_all_constants<Out>(a, channels, shared);
     wait_copies<0>();
   }
   publish_to_products();

@@ -41,8 +41,9 @@ _WARPGROUP = 128
 _MAX_CHANNELS = 256
 _MAX_CHANNELS_OF_PIXELS = 160  # contiguous output: more spill registers
 _MAX_CHANNELS_OF_RESIDUAL = 128  # the same
-# The depth, so that every number of the epilogue is an integer that float32 holds.
+# The depth, so that every number of the epilogue is an integer that float32 holds, or 16 bits.
 _MAX_TAPS = 2**20
+_MAX_TAPS_OF_BITS = 2**15
 _MAX_INDEX = 2**16  # of a pixel in a patch
 _MAX_OFFSET = 2**31
 _ROW_BYTES = 8  # RowWords of conv_wgmma_tile.cuh
@@ -139,9 +140,15 @@ class Memory:
         barriers = 8 * 2 * _MAX_STAGES
         taps = math.prod(geometry.kernel)
         constants = 2 if call.residual is None else call.residual.constants
-        tables = barriers + 4 * tile.channels * (constants + classes + taps)
+        tables = barriers + 4 * tile.channels * (constants + taps)
+        tables += class_bytes(tile.channels, call.out) * classes
         filters = depth.slabs * 2 * depth.steps * tile.channels * CHUNK_BYTES
         return cls(divide_up(tables, 128) * 128 + filters, stage, plane)
+
+
+def class_bytes(channels: int, out: str) -> int:
+    """Of a border class in the table (Layout::kClassBytes)."""
+    return 4 * channels + (128 if out == "bits" and channels % 64 == 0 else 0)
 
 
 def border_cuts(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
@@ -193,6 +200,8 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
         return "the kernel has too many taps"
     if geometry.taps >= _MAX_TAPS:
         return "the depth is too large for an exact float epilogue"
+    if call.out == "bits" and geometry.taps >= _MAX_TAPS_OF_BITS:
+        return "the depth is too large for decisions in 16 bits"
     pixels = patch_pixels(geometry, _MAX_PIXELS)
     pixel_words = geometry.groups * word_count(geometry.group_channels)
     images = 2 + _MAX_PIXELS // (rows.out * columns.out)

@@ -22,6 +22,7 @@ from binop._cuda.plan_wgmma import (
     WITH_WGMMA,
     border_classes,
     border_cuts,
+    class_bytes,
     inverse,
     stores_of,
 )
@@ -35,6 +36,8 @@ _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
+_PRODUCER_REGISTERS = 56
+_HANDING_OVER = 3
 _MAX_CHANNELS = 192
 _MAX_CONSUMERS = 6
 # A row a lane of the producers: with more, compute-sanitizer's racecheck found hazards on an
@@ -85,14 +88,34 @@ def _most_consumers(tile_channels: int, steps: int, stores: str) -> int:
     if stores == "kPixels":
         few = held <= 60 and tile_channels <= 32
         return 4 if few else 2 if held <= 128 and tile_channels <= 160 else 1
-    beside = 36 if stores == "bits" else 56
-    fitting = [n for n in range(1, _MAX_CONSUMERS + 1) if held + beside <= _registers(n)]
+    sums = RowsTile(tile_channels, 1).columns // 2
+    fitting = [
+        consumers
+        for consumers in range(1, _MAX_CONSUMERS + 1)
+        if held + _registers_beside(consumers, stores) <= _registers(consumers)
+        # The assembler refuses (C7602) a product with more sums than the launch has registers for.
+        and sums + 30 <= _launched_registers(consumers)
+    ]
     return max(fitting, default=0)
 
 
-def _registers(consumers: int) -> int:
-    """Of a thread."""
+def _launched_registers(consumers: int) -> int:
     return _REGISTERS // (_WARPGROUP * (consumers + 1)) // 8 * 8
+
+
+def _registers_beside(consumers: int, stores: str) -> int:
+    if stores == "bits":
+        return 36
+    return {3: 44, 4: 52}.get(consumers, 56)
+
+
+def _registers(consumers: int) -> int:
+    """Of a consumer's thread, to which the producers hand over theirs where there are three or more
+    (conv_wgmma_rows_tile.cuh)."""
+    launched = _launched_registers(consumers)
+    if consumers < _HANDING_OVER:
+        return launched
+    return max(launched, (launched * (1 + consumers) - _PRODUCER_REGISTERS) // consumers // 8 * 8)
 
 
 @dataclass(frozen=True)
@@ -106,12 +129,12 @@ class RowsMemory:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
     @classmethod
-    def of(cls, geometry: Conv2dGeometry, tile: RowsTile, classes: int, bits: bool) -> RowsMemory:
+    def of(cls, geometry: Conv2dGeometry, tile: RowsTile, classes: int, out: str) -> RowsMemory:
         rows, columns = axes(geometry)
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
         barriers = 8 * 2 * 8 + 4 * 8
         taps = math.prod(geometry.kernel)
-        table = 4 * tile.channels + (128 if bits and tile.channels % 64 == 0 else 0)
+        table = class_bytes(tile.channels, out)
         spots = 4 * (rows.out * columns.out + rows.out + columns.out)
         tables = barriers + 4 * tile.channels * (3 + taps) + table * classes + spots
         filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES
@@ -131,7 +154,7 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
             tile = RowsTile(channels, consumers)
             if patch_rows(*axes(geometry), tile.pixels) > _MAX_PATCH_ROWS:
                 continue
-            memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out == "bits")
+            memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out)
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
@@ -213,7 +236,7 @@ def plan_wgmma_rows(
     cuts = border_cuts(geometry, call.pad_value)
     assert cuts is not None
     layout = RowLayout.of(geometry)
-    memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out == "bits")
+    memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
     rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
