@@ -26,12 +26,13 @@ from binop.ops import LIBRARY
 _ops = torch.ops.binop
 _NAME = "binary_conv2d_residual"
 
+# Without a tag for it, Inductor leaves the layouts of what a pass calls to chance.
 LIBRARY.define(
     f"{_NAME}(Tensor x, Tensor weight, SymInt channels, Tensor scale, Tensor norm, "
     "Tensor residual, Tensor? activation, Tensor? shift, bool relu, SymInt[2] stride, "
     "SymInt[2] padding, SymInt[2] dilation, SymInt groups, int pad_value) "
     "-> (Tensor y, Tensor signs)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order),
 )
 
 

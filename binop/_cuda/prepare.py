@@ -287,8 +287,7 @@ def prepare_binary_conv2d_residual(
             relu, activation is not None, shift is not None, _alignment(residual) == 16
         ),
     )
-    dense = residual.is_contiguous(memory_format=torch.channels_last)
-    if not dense or residual.numel() == 0 or why_not_wgmma(geometry, call, facts) is not None:
+    if residual.numel() == 0 or why_not_wgmma(geometry, call, facts) is not None:
         return lambda *arguments: NotImplemented
     launch = plan_wgmma(geometry, call, facts)
     conv = _load(launch, RESIDUAL_POINTERS + CONV_POINTERS, x)

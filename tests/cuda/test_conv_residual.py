@@ -134,13 +134,22 @@ def test_one_scale_and_an_unaligned_residual_emulated(hopper: ModuleType) -> Non
     )
 
 
-def test_what_the_kernel_leaves_to_other_ops(hopper: ModuleType, launched: list[Launch]) -> None:
+def test_a_residual_of_another_layout_emulated(hopper: ModuleType, launched: list[Launch]) -> None:
     case = next(case for case in CHOSEN if case.name == "two-words")
     arguments = list(operands(case, CHAINS[0], torch.bfloat16))
+    wanted = _reference.binary_conv2d_residual(*arguments)
     arguments[5] = arguments[5].contiguous()
-    assert hopper.binary_conv2d_residual(*arguments) is NotImplemented
+    assert_same(hopper.binary_conv2d_residual(*arguments), wanted)
+    assert len(launched) == 1
+
+
+def test_what_the_kernel_leaves_to_other_ops(hopper: ModuleType, launched: list[Launch]) -> None:
+    case = next(case for case in CHOSEN if case.name == "two-words")
     empty = operands(replace(case, n=0), CHAINS[0], torch.bfloat16)
     assert hopper.binary_conv2d_residual(*empty) is NotImplemented
+    groups = next(case for case in CHOSEN if case.name == "groups-part-tile")
+    arguments = operands(groups, CHAINS[0], torch.bfloat16)
+    assert hopper.binary_conv2d_residual(*arguments) is NotImplemented
     assert launched == []
 
 

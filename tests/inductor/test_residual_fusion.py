@@ -3,11 +3,14 @@ every sum that goes on as floats and as bits comes from one op, with the same bi
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from harness import rewrite
 from networks import NETWORKS, Network
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 
 import binop
 from binop.inductor import fuse_residual
@@ -113,6 +116,41 @@ def test_through_inductor() -> None:
         torch.compiler.reset()
         wanted = torch.compile(model, fullgraph=True)(x)
     assert torch.equal(got, wanted)
+
+
+def generated(model: nn.Module, x: Tensor, *, freezing: bool) -> str:
+    torch.compiler.reset()
+    with torch.no_grad(), torch._inductor.config.patch(freezing=freezing):
+        _, (source,) = run_and_get_code(torch.compile(model, backend="binop", fullgraph=True), x)
+    return source
+
+
+def strides_of(buffer: str, source: str) -> tuple[int, ...]:
+    allocated = rf"{buffer} = empty_strided\w*\(\([^)]*\), \(([^)]*)\)"
+    checked = rf"size_stride\({buffer}, \([^)]*\), \(([^)]*)\)"
+    found = re.search(allocated, source) or re.search(checked, source)
+    if found is None:
+        other = re.search(rf"{buffer} = (buf\d+)[\n;]", source)
+        assert other is not None
+        return strides_of(other[1], source)
+    return tuple(int(stride) for stride in found[1].split(", "))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("freezing", [False, True])
+def test_no_copies_to_another_layout(freezing: bool, last: bool) -> None:
+    network = by_name("bireal_net")
+    layout = torch.channels_last if last else torch.contiguous_format
+    model, x = network.build().to(memory_format=layout), network.images(2)  # type: ignore[call-overload]
+    source = generated(model, x.contiguous(memory_format=layout), freezing=freezing)
+    calls = re.findall(r"binary_conv2d_residual\.default\((buf.*)\)", source)
+    pooled, output, shortcut = (call.split(", ")[5] for call in calls)
+    assert re.search(rf"{output} = buf\d+\[0\]\n", source)  # as the op put it out
+    if last:
+        # If Inductor may choose, it makes this contiguous, for its first reader.
+        assert f"binop.pack.default({pooled})" in source
+        for residual in (pooled, output, shortcut):
+            assert strides_of(residual, source)[1] == 1
 
 
 def test_devices_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
