@@ -1,5 +1,5 @@
-// Sums of a tile of conv_wgmma -> the output between two residual sums, as floats and as bits
-// (what binop/residual.py computes with several ops, to the bit).
+// Sums of a tile -> the output between two residual sums, as floats and as bits (what
+// binop/residual.py computes with several ops, to the bit).
 //
 // Compiled with
 //   RELU        1: a ReLU follows the convolution
@@ -8,10 +8,10 @@
 //
 // The time goes to memory, for the residual and the output. A lane loads the residual of its first
 // channels while the products run, and then stays some words ahead of what it finishes.
+//
+// Stands after the tile header of its kernel.
 #pragma once
 
-#include "conv_wgmma_tile.cuh"
-// (After the tile.)
 #include "conv_wgmma_store.cuh"
 
 // Dense and of the output's layout: [pixels][out_channels]; per-channel operands are rows.
@@ -29,26 +29,43 @@ struct ResidualArguments : ResidualPointers, WgmmaArguments {};
 constexpr int kNorm = 2;  // rows of the constants in shared memory, after alpha and the addend
 constexpr int kActivation = kNorm + 4;
 constexpr int kShift = kActivation + 3 * ACTIVATION;
+constexpr int kFirstClass = (Layout::kTable - Layout::kAlpha) / (4 * TILE_N);  // the table's
+static_assert(Layout::kTable == Layout::kAlpha + 4 * TILE_N * kFirstClass);
 
-// Those rows, for the channel of a thread.
+// Those rows, of one channel: all loads are in flight before the first is stored.
+struct ResidualConstants {
+  static constexpr int kRows = kConstants - kNorm;
+
+  float values[kRows];
+
+  __device__ void load(const WgmmaArguments& arguments, const Channels& channels, int channel) {
+    const auto& a = static_cast<const ResidualArguments&>(arguments);
+    const i64 at = channels.first + channel;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = i + kNorm;
+      const float* from = row < kActivation ? a.norm + (row - kNorm) * a.out_channels
+                          : ACTIVATION && row < kShift
+                              ? a.activation + (row - kActivation) * a.out_channels
+                              : a.shift;
+      values[i] = channel < channels.count ? from[at] : 0.0f;
+    }
+  }
+
+  __device__ void store(u32 shared, int channel) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      store_shared(shared + Layout::kAlpha + 4 * (TILE_N * (kNorm + i) + channel),
+                   __float_as_uint(values[i]));
+    }
+  }
+};
+
 __device__ inline void write_residual_constants(const WgmmaArguments& a, const Channels& channels,
                                                 int channel, u32 shared) {
-  const auto& residual = static_cast<const ResidualArguments&>(a);
-  u32 to = shared + Layout::kAlpha + 4 * (TILE_N * kNorm + channel);
-  const auto write = [&](const float* from, int rows) {
-#pragma unroll 1
-    for (int row = 0; row < rows; ++row) {
-      float value = 0.0f;
-      if (channel < channels.count) {
-        value = from[row * static_cast<int>(a.out_channels) + channels.first + channel];
-      }
-      store_shared(to, __float_as_uint(value));
-      to += 4 * TILE_N;
-    }
-  };
-  write(residual.norm, 4);
-  if constexpr (ACTIVATION) write(residual.activation, 3);
-  if constexpr (SHIFTED) write(residual.shift, 1);
+  ResidualConstants constants;
+  constants.load(a, channels, channel);
+  constants.store(shared, channel);
 }
 
 // Where this lane's channels of a row lie in a channels_last output.
@@ -156,19 +173,19 @@ struct LaneSums {
 template <class Out>
 class ResidualEpilogue {
  public:
-  // Before the products are done.
-  __device__ ResidualEpilogue(const WgmmaArguments& a, const Channels& channels,
-                              const LaneRows& rows)
-      : a_(static_cast<const ResidualArguments&>(a)), channels_(channels), rows_(rows) {
+  // Before the products are done, with the rows' pixels known.
+  __device__ void begin(const WgmmaArguments& a, const Channels& channels, const LaneRows& rows) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       places_[half] = LanePlace::of(a, channels, rows, half);
     }
 #pragma unroll
-    for (int word = 0; word < kAhead; ++word) load(word);
+    for (int word = 0; word < kAhead; ++word) load(a, word);
   }
 
-  __device__ void store(u32 shared, const Sums& sums) {
+  __device__ void store(const WgmmaArguments& arguments, const Channels& channels, u32 shared,
+                        const LaneRows& rows, const Sums& sums) {
+    const auto& a = static_cast<const ResidualArguments&>(arguments);
     // As in store_bits: bytes that are exchanged together.
     constexpr bool kBothRows = kTileWords <= 2;
     const ByteExchange exchange = ByteExchange::of(lane());
@@ -176,9 +193,9 @@ class ResidualEpilogue {
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
       hold_loads();
-      LaneSums finished = finish(shared, sums, word);
-      if (word + kAhead < kTileWords) load(word + kAhead);
-      store_floats(word, finished);
+      LaneSums finished = finish(shared, rows, sums, word);
+      if (word + kAhead < kTileWords) load(a, word + kAhead);
+      store_floats(a, word, finished);
       finished.template round<Out>();
       if constexpr (SHIFTED) {
         finished.each(constants(shared, kShift, word),
@@ -195,14 +212,16 @@ class ResidualEpilogue {
       if (!kBothRows && (word % 4 == 3 || word == kTileWords - 1)) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          store_signs(half, word / 4 * 4 + lane(), exchange(bytes[half]));
+          store_signs(a, channels, rows, half, word / 4 * 4 + lane(), exchange(bytes[half]));
           bytes[half] = 0;
         }
       }
     }
     if constexpr (kBothRows) {
       const u32 signs = exchange(bytes[0]);
-      if (lane() < 2 * kTileWords) store_signs(lane() / kTileWords, lane() % kTileWords, signs);
+      if (lane() < 2 * kTileWords) {
+        store_signs(a, channels, rows, lane() / kTileWords, lane() % kTileWords, signs);
+      }
     }
   }
 
@@ -211,36 +230,35 @@ class ResidualEpilogue {
   static constexpr int kWanted = sizeof(Bits) == 2 ? 2 : 1;
   static constexpr int kAhead = kWanted < kTileWords ? kWanted : kTileWords;  // words
 
-  const ResidualArguments& a_;
-  const Channels& channels_;
-  const LaneRows& rows_;
   LanePlace places_[2];
   LaneResidual<Out> ahead_[kAhead][2];
 
   static __device__ int lane() { return threadIdx.x % 4; }
 
+  // Of a row of the constants or of the table, for this lane's first channel of a word.
   static __device__ u32 constants(u32 shared, int row, int word) {
     const int channel = word * kWordBits + lane() * kLaneChannels;
     return shared + Layout::kAlpha + 4 * (TILE_N * row + channel);
   }
 
-  __device__ void load(int word) {
+  __device__ void load(const WgmmaArguments& a, int word) {
+    const void* residual = static_cast<const ResidualArguments&>(a).residual;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Bits* from =
-          static_cast<const Bits*>(a_.residual) + places_[half].first + word * kWordBits;
+          static_cast<const Bits*>(residual) + places_[half].first + word * kWordBits;
       ahead_[word % kAhead][half] = LaneResidual<Out>::load(from, places_[half].existing_of(word));
     }
   }
 
   // One rounding a step.
-  __device__ LaneSums finish(u32 shared, const Sums& sums, int word) const {
+  __device__ LaneSums finish(u32 shared, const LaneRows& rows, const Sums& sums, int word) const {
     LaneSums s;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float negative_set = static_cast<float>(-2 * rows_.set[half]);
+      const float negative_set = static_cast<float>(-2 * rows.set[half]);
       const LaneValues counted =
-          LaneValues::load(constants(shared, kConstants + rows_.border[half], word));
+          LaneValues::load(constants(shared, kFirstClass + rows.border[half], word));
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
         const int sum = sum_of(sums, word, half, i);
@@ -279,19 +297,20 @@ class ResidualEpilogue {
     return s;
   }
 
-  __device__ void store_floats(int word, const LaneSums& finished) const {
+  __device__ void store_floats(const WgmmaArguments& a, int word, const LaneSums& finished) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Bits* out = static_cast<Bits*>(a_.out) + places_[half].first + word * kWordBits;
+      Bits* out = static_cast<Bits*>(a.out) + places_[half].first + word * kWordBits;
       store_channels<Out>(out, places_[half].existing_of(word), finished.rows[half]);
     }
   }
 
-  __device__ void store_signs(int half, int word, u32 signs) const {
-    const int left = channels_.count - word * kWordBits;
-    if (!rows_.exists(half) || left <= 0) return;
-    const i64 words = (a_.out_channels + kWordBits - 1) / kWordBits;
-    a_.signs[static_cast<i64>(rows_.pixel_of(half)) * words + channels_.first / kWordBits + word] =
+  static __device__ void store_signs(const ResidualArguments& a, const Channels& channels,
+                                     const LaneRows& rows, int half, int word, u32 signs) {
+    const int left = channels.count - word * kWordBits;
+    if (!rows.exists(half) || left <= 0) return;
+    const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
+    a.signs[static_cast<i64>(rows.pixel_of(half)) * words + channels.first / kWordBits + word] =
         signs & (left < kWordBits ? (1u << left) - 1u : ~0u);
   }
 };

@@ -109,6 +109,8 @@ struct BitsEpilogue {
     }
   }
 
+  __device__ void begin(const Work&) {}
+
   // The block's tiles in turn.
   __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
     u32 entries[2], set_pair[2];

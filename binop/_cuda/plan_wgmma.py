@@ -40,7 +40,7 @@ _MIN_STAGES = 2
 _WARPGROUP = 128
 _MAX_CHANNELS = 256
 _MAX_CHANNELS_OF_PIXELS = 160  # contiguous output: more spill registers
-_MAX_CHANNELS_OF_RESIDUAL = 128  # the same
+MAX_CHANNELS_OF_RESIDUAL = 128  # the same
 # The depth, so that every number of the epilogue is an integer that float32 holds.
 _MAX_TAPS = 2**20
 _MAX_INDEX = 2**16  # of a pixel in a patch
@@ -98,7 +98,7 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
 
 def _most_channels(call: ConvCall, stores: str) -> int:
     if call.residual is not None:
-        return _MAX_CHANNELS_OF_RESIDUAL
+        return MAX_CHANNELS_OF_RESIDUAL
     return _MAX_CHANNELS_OF_PIXELS if stores == "kPixels" else _MAX_CHANNELS
 
 
@@ -339,12 +339,12 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("MASKED", int(masked)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
-            *_residual_macros(call),
+            *residual_macros(call),
         ),
     )
 
 
-def _residual_macros(call: ConvCall) -> tuple[tuple[str, int], ...]:
+def residual_macros(call: ConvCall) -> tuple[tuple[str, int], ...]:
     residual = call.residual
     if residual is None:
         return (("RESIDUAL", 0),)

@@ -119,7 +119,7 @@ def test_every_tile_s_rows_have_room_in_a_stage(geometry: Conv2dGeometry, consum
         return
     rows, columns = axes(geometry)
     tile = RowsTile(64, consumers)
-    memory = RowsMemory.of(geometry, tile, border_classes(cuts), True)
+    memory = RowsMemory.of(geometry, replace(CALL, out="bits"), tile, border_classes(cuts))
     bound = patch_rows(rows, columns, tile.pixels)
     assert bound * RowLayout.of(geometry).pitch <= memory.stage
     for first in range(0, geometry.batch * rows.out * columns.out, tile.pixels):
