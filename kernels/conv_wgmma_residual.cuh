@@ -86,9 +86,9 @@ struct LanePlace {
   __device__ int existing_of(int word) const { return existing - word * kWordBits; }
 };
 
-// 8 channels of a pixel of the residual.
+// 8 channels of a pixel, as they are in memory.
 template <class Out>
-struct LaneResidual {
+struct LaneElements {
   using Bits = typename Out::Bits;
   static constexpr int kPerWord = 4 / sizeof(Bits);
   static constexpr int kWords = kLaneChannels / kPerWord;
@@ -96,8 +96,8 @@ struct LaneResidual {
   u32 words[kWords];
 
   // `count` of them exist.
-  static __device__ LaneResidual load(const Bits* from, int count) {
-    LaneResidual loaded;
+  static __device__ LaneElements load(const Bits* from, int count) {
+    LaneElements loaded;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) loaded.words[i] = 0;
     if constexpr (STORES == kWide) {
@@ -121,10 +121,65 @@ struct LaneResidual {
     return loaded;
   }
 
-  __device__ float value(int i) const {
-    return Out::to_float(static_cast<Bits>(words[i / kPerWord] >> i % kPerWord * 16));
+  static __device__ LaneElements of(const LaneValues& y) {
+    LaneElements rounded;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (kPerWord == 2) {
+        rounded.words[i] = Out::pair_from_floats(y.values[2 * i], y.values[2 * i + 1]);
+      } else {
+        rounded.words[i] = Out::from_float(y.values[i]);
+      }
+    }
+    return rounded;
+  }
+
+  __device__ void store(Bits* to, int count) const {
+    if constexpr (STORES == kWide) {
+      if (count <= 0) return;
+#pragma unroll
+      for (int i = 0; i < kWords; i += 4) {
+        store_vector(to + i * kPerWord, words[i], words[i + 1], words[i + 2], words[i + 3]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        if (i < count) to[i] = bits(i);
+      }
+    }
+  }
+
+  __device__ Bits bits(int i) const {
+    return static_cast<Bits>(words[i / kPerWord] >> i % kPerWord * 16);
+  }
+
+  __device__ LaneValues values() const {
+    LaneValues y;
+#pragma unroll
+    for (int i = 0; i < kLaneChannels; ++i) y.values[i] = Out::to_float(bits(i));
+    return y;
+  }
+
+  // Bit i is the sign of channel i.
+  __device__ u32 signs() const {
+    static_assert(kPerWord == 2);
+    u32 below[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) below[i] = below_zero<Out>(words[i]);
+    const u32 signs = add_signs(0xFFu, spread_signs(below[0], below[1]), 0x08040201u);
+    return add_signs(signs, spread_signs(below[2], below[3]), 0x80402010u);
   }
 };
+
+// The same of floats. The comparison is exact: no subnormal is flushed here.
+__device__ inline u32 signs_of(const LaneValues& y) {
+  u32 bits = 0;
+#pragma unroll
+  for (int i = 0; i < kLaneChannels; ++i) {
+    if (y.values[i] >= 0.0f) bits |= 1u << i;
+  }
+  return bits;
+}
 
 // 8 channels of both rows of this lane.
 struct LaneSums {
@@ -145,28 +200,18 @@ struct LaneSums {
 
   template <class Out>
   __device__ void round() {
-    if constexpr (sizeof(typename Out::Bits) == 2) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half) {
+      if constexpr (Out::kTopOfFloat) {  // one instruction a value
 #pragma unroll
-        for (int i = 0; i < kLaneChannels; i += 2) {
-          float* values = rows[half].values + i;
-          const u32 pair = Out::pair_from_floats(values[0], values[1]);
-          values[0] = Out::to_float(static_cast<typename Out::Bits>(pair));
-          values[1] = Out::to_float(static_cast<typename Out::Bits>(pair >> 16));
+        for (int i = 0; i < kLaneChannels; ++i) {
+          float& value = rows[half].values[i];
+          value = __uint_as_float(Out::pair_from_floats(0.0f, value));
         }
+      } else {
+        rows[half] = LaneElements<Out>::of(rows[half]).values();
       }
     }
-  }
-
-  // Bit i is the sign of channel i. The comparison is exact: no subnormal is flushed here.
-  __device__ u32 signs(int half) const {
-    u32 bits = 0;
-#pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) {
-      if (rows[half].values[i] >= 0.0f) bits |= 1u << i;
-    }
-    return bits;
   }
 };
 
@@ -195,18 +240,14 @@ class ResidualEpilogue {
       hold_loads();
       LaneSums finished = finish(shared, rows, sums, word);
       if (word + kAhead < kTileWords) load(a, word + kAhead);
-      store_floats(a, word, finished);
-      finished.template round<Out>();
-      if constexpr (SHIFTED) {
-        finished.each(constants(shared, kShift, word),
-                      [](float y, float shift) { return __fadd_rn(y, shift); });
-      }
+      u32 signs[2];
+      store_floats(a, shared, word, finished, signs);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if constexpr (kBothRows) {
-          bytes[0] |= finished.signs(half) << 8 * (half * kTileWords + word);
+          bytes[0] |= signs[half] << 8 * (half * kTileWords + word);
         } else {
-          bytes[half] |= finished.signs(half) << word % 4 * 8;
+          bytes[half] |= signs[half] << word % 4 * 8;
         }
       }
       if (!kBothRows && (word % 4 == 3 || word == kTileWords - 1)) {
@@ -231,7 +272,7 @@ class ResidualEpilogue {
   static constexpr int kAhead = kWanted < kTileWords ? kWanted : kTileWords;  // words
 
   LanePlace places_[2];
-  LaneResidual<Out> ahead_[kAhead][2];
+  LaneElements<Out> ahead_[kAhead][2];
 
   static __device__ int lane() { return threadIdx.x % 4; }
 
@@ -247,7 +288,7 @@ class ResidualEpilogue {
     for (int half = 0; half < 2; ++half) {
       const Bits* from =
           static_cast<const Bits*>(residual) + places_[half].first + word * kWordBits;
-      ahead_[word % kAhead][half] = LaneResidual<Out>::load(from, places_[half].existing_of(word));
+      ahead_[word % kAhead][half] = LaneElements<Out>::load(from, places_[half].existing_of(word));
     }
   }
 
@@ -268,7 +309,7 @@ class ResidualEpilogue {
     const auto multiply = [](float value, float by) { return __fmul_rn(value, by); };
     const auto add = [](float value, float addend) { return __fadd_rn(value, addend); };
     s.each(constants(shared, 0, word), multiply);
-    s.round<Out>();
+    if constexpr (sizeof(Bits) == 2) s.round<Out>();
     if constexpr (RELU) {
       s.each(constants(shared, kNorm, word),
              [](float c, float mean) { return __fsub_rn(c < 0.0f ? 0.0f : c, mean); });
@@ -281,10 +322,10 @@ class ResidualEpilogue {
     s.each(constants(shared, kNorm + 3, word), add);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      const LaneValues residual = ahead_[word % kAhead][half].values();
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        float& value = s.rows[half].values[i];
-        value = __fadd_rn(value, ahead_[word % kAhead][half].value(i));
+        s.rows[half].values[i] = __fadd_rn(s.rows[half].values[i], residual.values[i]);
       }
     }
     if constexpr (ACTIVATION) {
@@ -297,11 +338,27 @@ class ResidualEpilogue {
     return s;
   }
 
-  __device__ void store_floats(const WgmmaArguments& a, int word, const LaneSums& finished) const {
+  // Returns the signs of what goes to the next convolution.
+  __device__ void store_floats(const WgmmaArguments& a, u32 shared, int word, LaneSums& finished,
+                               u32 (&signs)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       Bits* out = static_cast<Bits*>(a.out) + places_[half].first + word * kWordBits;
-      store_channels<Out>(out, places_[half].existing_of(word), finished.rows[half]);
+      const auto stored = LaneElements<Out>::of(finished.rows[half]);
+      stored.store(out, places_[half].existing_of(word));
+      if constexpr (SHIFTED) {
+        finished.rows[half] = stored.values();
+      } else if constexpr (sizeof(Bits) == 2) {
+        signs[half] = stored.signs();
+      } else {
+        signs[half] = signs_of(finished.rows[half]);
+      }
+    }
+    if constexpr (SHIFTED) {
+      finished.each(constants(shared, kShift, word),
+                    [](float y, float shift) { return __fadd_rn(y, shift); });
+#pragma unroll
+      for (int half = 0; half < 2; ++half) signs[half] = signs_of(finished.rows[half]);
     }
   }
 

@@ -79,10 +79,7 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
     if call.residual is not None:
         if channels > 96 and steps > 5 and (call.residual.activation or call.out != "bfloat16"):
             return 1
-        if channels > 64 or steps > 5:
-            return 2
-        few = steps <= 3 and call.out == "bfloat16" and not call.residual.activation
-        return 4 if few else 3
+        return 2 if channels > 64 or steps > 5 else 3
     if channels > 224 and steps > 5 and stores == "kWide":
         return 1
     if channels > 128:
