@@ -4,9 +4,9 @@ In networks with shortcuts (Bi-Real Net, QuickNet, ReActNet) the next layer need
 its own shortcut, and the sum's sign bits. A kernel that writes both from one pass reads the
 residual and the packed input, and nothing else of that size.
 
-Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` computes it
-where it can, with the same bits. ``obstacle`` says where: elsewhere the compiler does not use the
-op, because Inductor fuses the composition better.
+Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` or
+``conv_wgmma_rows`` computes it where one can, with the same bits. ``obstacle`` says where:
+elsewhere the compiler does not use the op, because Inductor fuses the composition better.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _most_consumers(tile_channels: int, steps: int, stores: str, residual: bool 
 
 
 def _registers_of_residual(consumers: int) -> int:
-    return 60 if consumers < 3 else 68
+    return 64 if consumers == 3 else 60
 
 
 def _registers(consumers: int) -> int:
