@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._inductor.utils import run_and_get_code
 
 import binop
+from binop import residual
 from binop.inductor import fuse_residual
 from binop.inductor.passes import BinopPass
 
@@ -151,6 +152,19 @@ def test_no_copies_to_another_layout(freezing: bool, last: bool) -> None:
         assert f"binop.pack.default({pooled})" in source
         for residual in (pooled, output, shortcut):
             assert strides_of(residual, source)[1] == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("freezing", [False, True])
+def test_no_sum_is_composed_on_a_device(monkeypatch: pytest.MonkeyPatch, freezing: bool) -> None:
+    """Inductor lays tensors out by other rules there than on the CPU."""
+    monkeypatch.setattr(fuse_residual, "DEVICES", {"cuda"})
+    monkeypatch.setattr(residual, "binary_conv2d_residual", lambda *_: pytest.fail("composed"))
+    network = by_name("bireal_net")
+    model, x = network.build().cuda().bfloat16(), network.images(2).cuda().bfloat16()
+    source = generated(model, x, freezing=freezing)
+    calls = source.count("= torch.ops.binop.binary_conv2d_residual.default(")
+    assert calls == (3 if torch.cuda.get_device_capability() == (9, 0) else 0)
 
 
 def test_devices_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
