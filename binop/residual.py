@@ -4,9 +4,9 @@ In networks with shortcuts (Bi-Real Net, QuickNet, ReActNet) the next layer need
 its own shortcut, and the sum's sign bits. A kernel that writes both from one pass reads the
 residual and the packed input, and nothing else of that size.
 
-Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` computes it
-where it can, with the same bits. ``obstacle`` says where: elsewhere the compiler does not use the
-op, because Inductor fuses the composition better.
+Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` or
+``conv_wgmma_rows`` computes it where one can, with the same bits. ``obstacle`` says where:
+elsewhere the compiler does not use the op, because Inductor fuses the composition better.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from binop.ops import LIBRARY
 _ops = torch.ops.binop
 _NAME = "binary_conv2d_residual"
 
+# Without a tag for it, Inductor leaves the layouts of what a pass calls to chance.
 LIBRARY.define(
     f"{_NAME}(Tensor x, Tensor weight, SymInt channels, Tensor scale, Tensor norm, "
     "Tensor residual, Tensor? activation, Tensor? shift, bool relu, SymInt[2] stride, "
     "SymInt[2] padding, SymInt[2] dilation, SymInt groups, int pad_value) "
     "-> (Tensor y, Tensor signs)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order),
 )
 
 

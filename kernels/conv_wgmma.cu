@@ -9,7 +9,10 @@
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
 // The first term comes from a table of border classes; popc(a) is counted while products run.
+#include "conv_wgmma_tile.cuh"
+// (After the tile.)
 #include "conv_wgmma_epilogue.cuh"
+// (After the epilogue.)
 #include "conv_wgmma_patch.cuh"
 #include "conv_wgmma_ring.cuh"
 #include "conv_wgmma_weights.cuh"
@@ -160,9 +163,10 @@ __device__ void consume(const Work& work, int consumer) {
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     // Late: meanwhile the first products run.
     if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
-    TileEpilogue epilogue = {a, work.channels, rows};
+    TileEpilogue epilogue;
+    epilogue.begin(a, work.channels, rows);
     wait_products();
-    epilogue.store(work.shared, sums);
+    epilogue.store(a, work.channels, work.shared, rows, sums);
   }
 }
 

@@ -14,6 +14,13 @@ constexpr int kChunkBytes = 16;  // 128 bits of depth: half a step
 constexpr int kChunkWords = 4;
 constexpr int kMaxStages = 8;
 
+// Float constants of a channel in shared memory: alpha, an addend, and those of a residual sum.
+#if RESIDUAL
+constexpr int kConstants = 6 + 3 * ACTIVATION + SHIFTED;
+#else
+constexpr int kConstants = 2;
+#endif
+
 // value / divisor for small numbers; the plan keeps their product below 2**32. `inverse` is
 // floor(2**32 / divisor) + 1, or 0 for the divisor 1.
 __device__ inline int divide_small(int value, i64 inverse) {

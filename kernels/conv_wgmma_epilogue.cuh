@@ -1,8 +1,8 @@
 // What becomes of a tile's sums, and the arguments that this takes.
+//
+// Stands after the tile header of its kernel.
 #pragma once
 
-#include "conv_wgmma_tile.cuh"
-// (After the tile.)
 #include "conv_wgmma_bits.cuh"
 
 #if RESIDUAL
@@ -26,13 +26,12 @@ __device__ inline void store_bits(const WgmmaArguments& a, const Channels& chann
   });
 }
 
-// Made before the products are done; stores when they are.
 struct TileEpilogue {
-  const WgmmaArguments& a;
-  const Channels& channels;
-  const LaneRows& rows;
+  // Before the products are done, with the rows' pixels known.
+  __device__ void begin(const WgmmaArguments&, const Channels&, const LaneRows&) {}
 
-  __device__ void store(u32 shared, const Sums& sums) const {
+  __device__ void store(const WgmmaArguments& a, const Channels& channels, u32 shared,
+                        const LaneRows& rows, const Sums& sums) const {
     if constexpr (Channel<OUT>::kPacked) {
       store_bits(a, channels, shared, rows, sums);
     } else {

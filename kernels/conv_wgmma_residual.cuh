@@ -1,5 +1,5 @@
-// Sums of a tile of conv_wgmma -> the output between two residual sums, as floats and as bits
-// (what binop/residual.py computes with several ops, to the bit).
+// Sums of a tile -> the output between two residual sums, as floats and as bits (what
+// binop/residual.py computes with several ops, to the bit).
 //
 // Compiled with
 //   RELU        1: a ReLU follows the convolution
@@ -8,10 +8,10 @@
 //
 // The time goes to memory, for the residual and the output. A lane loads the residual of its first
 // channels while the products run, and then stays some words ahead of what it finishes.
+//
+// Stands after the tile header of its kernel.
 #pragma once
 
-#include "conv_wgmma_tile.cuh"
-// (After the tile.)
 #include "conv_wgmma_store.cuh"
 
 // Dense and of the output's layout: [pixels][out_channels]; per-channel operands are rows.
@@ -29,26 +29,43 @@ struct ResidualArguments : ResidualPointers, WgmmaArguments {};
 constexpr int kNorm = 2;  // rows of the constants in shared memory, after alpha and the addend
 constexpr int kActivation = kNorm + 4;
 constexpr int kShift = kActivation + 3 * ACTIVATION;
+constexpr int kFirstClass = (Layout::kTable - Layout::kAlpha) / (4 * TILE_N);  // the table's
+static_assert(Layout::kTable == Layout::kAlpha + 4 * TILE_N * kFirstClass);
 
-// Those rows, for the channel of a thread.
+// Those rows, of one channel: all loads are in flight before the first is stored.
+struct ResidualConstants {
+  static constexpr int kRows = kConstants - kNorm;
+
+  float values[kRows];
+
+  __device__ void load(const WgmmaArguments& arguments, const Channels& channels, int channel) {
+    const auto& a = static_cast<const ResidualArguments&>(arguments);
+    const i64 at = channels.first + channel;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = i + kNorm;
+      const float* from = row < kActivation ? a.norm + (row - kNorm) * a.out_channels
+                          : ACTIVATION && row < kShift
+                              ? a.activation + (row - kActivation) * a.out_channels
+                              : a.shift;
+      values[i] = channel < channels.count ? from[at] : 0.0f;
+    }
+  }
+
+  __device__ void store(u32 shared, int channel) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      store_shared(shared + Layout::kAlpha + 4 * (TILE_N * (kNorm + i) + channel),
+                   __float_as_uint(values[i]));
+    }
+  }
+};
+
 __device__ inline void write_residual_constants(const WgmmaArguments& a, const Channels& channels,
                                                 int channel, u32 shared) {
-  const auto& residual = static_cast<const ResidualArguments&>(a);
-  u32 to = shared + Layout::kAlpha + 4 * (TILE_N * kNorm + channel);
-  const auto write = [&](const float* from, int rows) {
-#pragma unroll 1
-    for (int row = 0; row < rows; ++row) {
-      float value = 0.0f;
-      if (channel < channels.count) {
-        value = from[row * static_cast<int>(a.out_channels) + channels.first + channel];
-      }
-      store_shared(to, __float_as_uint(value));
-      to += 4 * TILE_N;
-    }
-  };
-  write(residual.norm, 4);
-  if constexpr (ACTIVATION) write(residual.activation, 3);
-  if constexpr (SHIFTED) write(residual.shift, 1);
+  ResidualConstants constants;
+  constants.load(a, channels, channel);
+  constants.store(shared, channel);
 }
 
 // Where this lane's channels of a row lie in a channels_last output.
@@ -69,9 +86,9 @@ struct LanePlace {
   __device__ int existing_of(int word) const { return existing - word * kWordBits; }
 };
 
-// 8 channels of a pixel of the residual.
+// 8 channels of a pixel, as they are in memory.
 template <class Out>
-struct LaneResidual {
+struct LaneElements {
   using Bits = typename Out::Bits;
   static constexpr int kPerWord = 4 / sizeof(Bits);
   static constexpr int kWords = kLaneChannels / kPerWord;
@@ -79,8 +96,8 @@ struct LaneResidual {
   u32 words[kWords];
 
   // `count` of them exist.
-  static __device__ LaneResidual load(const Bits* from, int count) {
-    LaneResidual loaded;
+  static __device__ LaneElements load(const Bits* from, int count) {
+    LaneElements loaded;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) loaded.words[i] = 0;
     if constexpr (STORES == kWide) {
@@ -104,10 +121,65 @@ struct LaneResidual {
     return loaded;
   }
 
-  __device__ float value(int i) const {
-    return Out::to_float(static_cast<Bits>(words[i / kPerWord] >> i % kPerWord * 16));
+  static __device__ LaneElements of(const LaneValues& y) {
+    LaneElements rounded;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (kPerWord == 2) {
+        rounded.words[i] = Out::pair_from_floats(y.values[2 * i], y.values[2 * i + 1]);
+      } else {
+        rounded.words[i] = Out::from_float(y.values[i]);
+      }
+    }
+    return rounded;
+  }
+
+  __device__ void store(Bits* to, int count) const {
+    if constexpr (STORES == kWide) {
+      if (count <= 0) return;
+#pragma unroll
+      for (int i = 0; i < kWords; i += 4) {
+        store_vector(to + i * kPerWord, words[i], words[i + 1], words[i + 2], words[i + 3]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        if (i < count) to[i] = bits(i);
+      }
+    }
+  }
+
+  __device__ Bits bits(int i) const {
+    return static_cast<Bits>(words[i / kPerWord] >> i % kPerWord * 16);
+  }
+
+  __device__ LaneValues values() const {
+    LaneValues y;
+#pragma unroll
+    for (int i = 0; i < kLaneChannels; ++i) y.values[i] = Out::to_float(bits(i));
+    return y;
+  }
+
+  // Bit i is the sign of channel i.
+  __device__ u32 signs() const {
+    static_assert(kPerWord == 2);
+    u32 below[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) below[i] = below_zero<Out>(words[i]);
+    const u32 signs = add_signs(0xFFu, spread_signs(below[0], below[1]), 0x08040201u);
+    return add_signs(signs, spread_signs(below[2], below[3]), 0x80402010u);
   }
 };
+
+// The same of floats. The comparison is exact: no subnormal is flushed here.
+__device__ inline u32 signs_of(const LaneValues& y) {
+  u32 bits = 0;
+#pragma unroll
+  for (int i = 0; i < kLaneChannels; ++i) {
+    if (y.values[i] >= 0.0f) bits |= 1u << i;
+  }
+  return bits;
+}
 
 // 8 channels of both rows of this lane.
 struct LaneSums {
@@ -128,47 +200,37 @@ struct LaneSums {
 
   template <class Out>
   __device__ void round() {
-    if constexpr (sizeof(typename Out::Bits) == 2) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half) {
+      if constexpr (Out::kTopOfFloat) {  // one instruction a value
 #pragma unroll
-        for (int i = 0; i < kLaneChannels; i += 2) {
-          float* values = rows[half].values + i;
-          const u32 pair = Out::pair_from_floats(values[0], values[1]);
-          values[0] = Out::to_float(static_cast<typename Out::Bits>(pair));
-          values[1] = Out::to_float(static_cast<typename Out::Bits>(pair >> 16));
+        for (int i = 0; i < kLaneChannels; ++i) {
+          float& value = rows[half].values[i];
+          value = __uint_as_float(Out::pair_from_floats(0.0f, value));
         }
+      } else {
+        rows[half] = LaneElements<Out>::of(rows[half]).values();
       }
     }
-  }
-
-  // Bit i is the sign of channel i. The comparison is exact: no subnormal is flushed here.
-  __device__ u32 signs(int half) const {
-    u32 bits = 0;
-#pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) {
-      if (rows[half].values[i] >= 0.0f) bits |= 1u << i;
-    }
-    return bits;
   }
 };
 
 template <class Out>
 class ResidualEpilogue {
  public:
-  // Before the products are done.
-  __device__ ResidualEpilogue(const WgmmaArguments& a, const Channels& channels,
-                              const LaneRows& rows)
-      : a_(static_cast<const ResidualArguments&>(a)), channels_(channels), rows_(rows) {
+  // Before the products are done, with the rows' pixels known.
+  __device__ void begin(const WgmmaArguments& a, const Channels& channels, const LaneRows& rows) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       places_[half] = LanePlace::of(a, channels, rows, half);
     }
 #pragma unroll
-    for (int word = 0; word < kAhead; ++word) load(word);
+    for (int word = 0; word < kAhead; ++word) load(a, word);
   }
 
-  __device__ void store(u32 shared, const Sums& sums) {
+  __device__ void store(const WgmmaArguments& arguments, const Channels& channels, u32 shared,
+                        const LaneRows& rows, const Sums& sums) {
+    const auto& a = static_cast<const ResidualArguments&>(arguments);
     // As in store_bits: bytes that are exchanged together.
     constexpr bool kBothRows = kTileWords <= 2;
     const ByteExchange exchange = ByteExchange::of(lane());
@@ -176,33 +238,31 @@ class ResidualEpilogue {
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
       hold_loads();
-      LaneSums finished = finish(shared, sums, word);
-      if (word + kAhead < kTileWords) load(word + kAhead);
-      store_floats(word, finished);
-      finished.template round<Out>();
-      if constexpr (SHIFTED) {
-        finished.each(constants(shared, kShift, word),
-                      [](float y, float shift) { return __fadd_rn(y, shift); });
-      }
+      LaneSums finished = finish(shared, rows, sums, word);
+      if (word + kAhead < kTileWords) load(a, word + kAhead);
+      u32 signs[2];
+      store_floats(a, shared, word, finished, signs);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if constexpr (kBothRows) {
-          bytes[0] |= finished.signs(half) << 8 * (half * kTileWords + word);
+          bytes[0] |= signs[half] << 8 * (half * kTileWords + word);
         } else {
-          bytes[half] |= finished.signs(half) << word % 4 * 8;
+          bytes[half] |= signs[half] << word % 4 * 8;
         }
       }
       if (!kBothRows && (word % 4 == 3 || word == kTileWords - 1)) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          store_signs(half, word / 4 * 4 + lane(), exchange(bytes[half]));
+          store_signs(a, channels, rows, half, word / 4 * 4 + lane(), exchange(bytes[half]));
           bytes[half] = 0;
         }
       }
     }
     if constexpr (kBothRows) {
       const u32 signs = exchange(bytes[0]);
-      if (lane() < 2 * kTileWords) store_signs(lane() / kTileWords, lane() % kTileWords, signs);
+      if (lane() < 2 * kTileWords) {
+        store_signs(a, channels, rows, lane() / kTileWords, lane() % kTileWords, signs);
+      }
     }
   }
 
@@ -211,36 +271,35 @@ class ResidualEpilogue {
   static constexpr int kWanted = sizeof(Bits) == 2 ? 2 : 1;
   static constexpr int kAhead = kWanted < kTileWords ? kWanted : kTileWords;  // words
 
-  const ResidualArguments& a_;
-  const Channels& channels_;
-  const LaneRows& rows_;
   LanePlace places_[2];
-  LaneResidual<Out> ahead_[kAhead][2];
+  LaneElements<Out> ahead_[kAhead][2];
 
   static __device__ int lane() { return threadIdx.x % 4; }
 
+  // Of a row of the constants or of the table, for this lane's first channel of a word.
   static __device__ u32 constants(u32 shared, int row, int word) {
     const int channel = word * kWordBits + lane() * kLaneChannels;
     return shared + Layout::kAlpha + 4 * (TILE_N * row + channel);
   }
 
-  __device__ void load(int word) {
+  __device__ void load(const WgmmaArguments& a, int word) {
+    const void* residual = static_cast<const ResidualArguments&>(a).residual;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const Bits* from =
-          static_cast<const Bits*>(a_.residual) + places_[half].first + word * kWordBits;
-      ahead_[word % kAhead][half] = LaneResidual<Out>::load(from, places_[half].existing_of(word));
+          static_cast<const Bits*>(residual) + places_[half].first + word * kWordBits;
+      ahead_[word % kAhead][half] = LaneElements<Out>::load(from, places_[half].existing_of(word));
     }
   }
 
   // One rounding a step.
-  __device__ LaneSums finish(u32 shared, const Sums& sums, int word) const {
+  __device__ LaneSums finish(u32 shared, const LaneRows& rows, const Sums& sums, int word) const {
     LaneSums s;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float negative_set = static_cast<float>(-2 * rows_.set[half]);
+      const float negative_set = static_cast<float>(-2 * rows.set[half]);
       const LaneValues counted =
-          LaneValues::load(constants(shared, kConstants + rows_.border[half], word));
+          LaneValues::load(constants(shared, kFirstClass + rows.border[half], word));
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
         const int sum = sum_of(sums, word, half, i);
@@ -250,7 +309,7 @@ class ResidualEpilogue {
     const auto multiply = [](float value, float by) { return __fmul_rn(value, by); };
     const auto add = [](float value, float addend) { return __fadd_rn(value, addend); };
     s.each(constants(shared, 0, word), multiply);
-    s.round<Out>();
+    if constexpr (sizeof(Bits) == 2) s.round<Out>();
     if constexpr (RELU) {
       s.each(constants(shared, kNorm, word),
              [](float c, float mean) { return __fsub_rn(c < 0.0f ? 0.0f : c, mean); });
@@ -263,10 +322,10 @@ class ResidualEpilogue {
     s.each(constants(shared, kNorm + 3, word), add);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      const LaneValues residual = ahead_[word % kAhead][half].values();
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        float& value = s.rows[half].values[i];
-        value = __fadd_rn(value, ahead_[word % kAhead][half].value(i));
+        s.rows[half].values[i] = __fadd_rn(s.rows[half].values[i], residual.values[i]);
       }
     }
     if constexpr (ACTIVATION) {
@@ -279,19 +338,36 @@ class ResidualEpilogue {
     return s;
   }
 
-  __device__ void store_floats(int word, const LaneSums& finished) const {
+  // Returns the signs of what goes to the next convolution.
+  __device__ void store_floats(const WgmmaArguments& a, u32 shared, int word, LaneSums& finished,
+                               u32 (&signs)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      Bits* out = static_cast<Bits*>(a_.out) + places_[half].first + word * kWordBits;
-      store_channels<Out>(out, places_[half].existing_of(word), finished.rows[half]);
+      Bits* out = static_cast<Bits*>(a.out) + places_[half].first + word * kWordBits;
+      const auto stored = LaneElements<Out>::of(finished.rows[half]);
+      stored.store(out, places_[half].existing_of(word));
+      if constexpr (SHIFTED) {
+        finished.rows[half] = stored.values();
+      } else if constexpr (sizeof(Bits) == 2) {
+        signs[half] = stored.signs();
+      } else {
+        signs[half] = signs_of(finished.rows[half]);
+      }
+    }
+    if constexpr (SHIFTED) {
+      finished.each(constants(shared, kShift, word),
+                    [](float y, float shift) { return __fadd_rn(y, shift); });
+#pragma unroll
+      for (int half = 0; half < 2; ++half) signs[half] = signs_of(finished.rows[half]);
     }
   }
 
-  __device__ void store_signs(int half, int word, u32 signs) const {
-    const int left = channels_.count - word * kWordBits;
-    if (!rows_.exists(half) || left <= 0) return;
-    const i64 words = (a_.out_channels + kWordBits - 1) / kWordBits;
-    a_.signs[static_cast<i64>(rows_.pixel_of(half)) * words + channels_.first / kWordBits + word] =
+  static __device__ void store_signs(const ResidualArguments& a, const Channels& channels,
+                                     const LaneRows& rows, int half, int word, u32 signs) {
+    const int left = channels.count - word * kWordBits;
+    if (!rows.exists(half) || left <= 0) return;
+    const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
+    a.signs[static_cast<i64>(rows.pixel_of(half)) * words + channels.first / kWordBits + word] =
         signs & (left < kWordBits ? (1u << left) - 1u : ~0u);
   }
 };

@@ -7,6 +7,10 @@
 //   dot = sum over the taps inside of (channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
 // The last warpgroup produces patches; those before it consume them.
+#include "conv_wgmma_rows_tile.cuh"
+// (After the tile.)
+#include "conv_wgmma_epilogue.cuh"
+// (After the epilogue.)
 #include "conv_wgmma_rows_filters.cuh"
 #include "conv_wgmma_rows_patch.cuh"
 #include "overlap.cuh"
@@ -65,32 +69,44 @@ struct Fragments {
   }
 };
 
-template <class Out>
 struct FloatEpilogue {
   int pixel;  // this lane's first of the tile
+  TileEpilogue of_tile;
 
   static __device__ FloatEpilogue of(const Work& work, int first_row) {
-    return {work.first_tile * kTileM + first_row};
+    FloatEpilogue epilogue;
+    epilogue.pixel = work.first_tile * kTileM + first_row;
+    return epilogue;
   }
+
+  __device__ void begin(const Work& work) { of_tile.begin(work.a, work.channels, rows(work.a)); }
 
   // The block's tiles in turn.
   __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
-    const WgmmaArguments& a = work.a;
-    LaneRows rows;
-    rows.first = pixel - static_cast<int>(threadIdx.x % 32 / 4);
+    LaneRows stored = rows(work.a);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      stored.border[half] = border[half];
+      stored.set[half] = sums.values[kSetSum + 2 * half];
+    }
+    of_tile.store(work.a, work.channels, work.shared, stored, sums);
+    pixel += static_cast<int>(work.a.step_pixels);
+  }
+
+ private:
+  __device__ LaneRows rows(const WgmmaArguments& a) const {
+    LaneRows of_pixel = {};
+    of_pixel.first = pixel - static_cast<int>(threadIdx.x % 32 / 4);
     const int pixels = static_cast<int>(a.batch * a.out_height * a.out_width);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      rows.pixel[half] = pixel + 8 * half < pixels ? pixel + 8 * half : -1;
-      rows.border[half] = border[half];
-      rows.set[half] = sums.values[kSetSum + 2 * half];
+      of_pixel.pixel[half] = pixel + 8 * half < pixels ? pixel + 8 * half : -1;
     }
-    store_tile<Out>(a, work.channels, work.shared, rows, sums);
-    pixel += static_cast<int>(work.a.step_pixels);
+    return of_pixel;
   }
 };
 
-using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue<OUT>>::Type;
+using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue>::Type;
 
 // This lane's two pixels of a tile: where their first taps lie in the stack of padded images, and
 // their border classes.
@@ -142,9 +158,31 @@ __device__ inline void take_patch(const Work& work, const Stage& stage, const Pi
   if (leader) arrive(full + Layout::kEmpty - Layout::kFull);
 }
 
+// A residual sum's constants are loaded before the filters and stored behind them.
+template <class Out>
+__device__ inline void prepare(const Work& work) {
+#if RESIDUAL
+  constexpr int kShare = (TILE_N + kConsumerThreads - 1) / kConsumerThreads;
+  ResidualConstants constants[kShare];
+#pragma unroll
+  for (int i = 0; i < kShare; ++i) {
+    constants[i].load(work.a, work.channels, threadIdx.x + i * kConsumerThreads);
+  }
+  prepare_filters<Out>(work);
+#pragma unroll
+  for (int i = 0; i < kShare; ++i) {
+    const int channel = threadIdx.x + i * kConsumerThreads;
+    if (channel < TILE_N) constants[i].store(work.shared, channel);
+  }
+  sync_consumers();
+#else
+  prepare_filters<Out>(work);
+#endif
+}
+
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
-  prepare_filters<OUT>(work);
+  prepare<OUT>(work);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
   const PlaceFinder finder = PlaceFinder::of(work);
@@ -165,6 +203,7 @@ __device__ void consume(const Work& work, int consumer) {
   int tile = work.first_tile;
   bool more;
   do {
+    epilogue.begin(work);
     if constexpr (!kRoomy) take();
     Sums sums;
     fragments.multiply(filters, sums);
@@ -181,7 +220,7 @@ __device__ void consume(const Work& work, int consumer) {
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
-    conv_wgmma_rows(const __grid_constant__ WgmmaArguments a) {
+    conv_wgmma_rows(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, shared_address(dynamic));
   if (threadIdx.x < a.stages) {

@@ -67,6 +67,8 @@ struct BitsEpilogue {
     }
   }
 
+  __device__ void begin(const Work&) {}
+
   // The block's tiles in turn.
   __device__ void store(const Work& work, const u32 (&border)[2], const Sums& sums) {
     const int set[2] = {sums.values[kSetSum], sums.values[kSetSum + 2]};

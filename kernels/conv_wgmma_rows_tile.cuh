@@ -9,6 +9,7 @@
 //   STORES      how floats are stored: kWide, kSingle or kPixels
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a pixel's last word has a tail
+//   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it
 //
 // A patch is what a tile of pixels reads: some rows of the padded images, as they lie in memory,
 // pixel by pixel. A product takes 8 words of depth, two a lane of the four that share a row: see
@@ -129,13 +130,13 @@ struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
   static constexpr int kOrigins = kEmpty + 8 * kMaxStages;  // u32 [stages]
-  static constexpr int kAlpha = kOrigins + 4 * kMaxStages;  // float [TILE_N]
+  static constexpr int kAlpha = kOrigins + 4 * kMaxStages;  // float [kConstants][TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
-  static constexpr int kThresholds = kAddend + 4 * TILE_N;      // int [TILE_N]
-  static constexpr int kCounted = kThresholds + 4 * TILE_N;     // int [kTaps][TILE_N]
-  static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;  // [classes], per channel
+  static constexpr int kThresholds = kAlpha + 4 * TILE_N * kConstants;  // int [TILE_N]
+  static constexpr int kCounted = kThresholds + 4 * TILE_N;             // int [kTaps][TILE_N]
+  static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;          // [classes], per channel
   static constexpr int kClassBytes =
       4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 

@@ -70,12 +70,6 @@ constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
 constexpr int kSlabChunks = 2 * kSteps;
 constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
 constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
-// Per-channel constants of the epilogue: alpha, an addend, and those of a residual sum.
-#if RESIDUAL
-constexpr int kConstants = 6 + 3 * ACTIVATION + SHIFTED;
-#else
-constexpr int kConstants = 2;
-#endif
 
 // Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
 // launched with; more would be waited for forever.

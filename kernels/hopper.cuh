@@ -188,6 +188,18 @@ __device__ inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
   return sum;
 }
 
+// Of two values of Out in one word: the halves of those that are not at least 0, all ones.
+template <class Out>
+__device__ inline u32 below_zero(u32 pair) {
+  u32 halves;
+  if constexpr (Out::kTopOfFloat) {
+    asm("set.ltu.u32.bf16x2 %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(0));
+  } else {
+    asm("set.ltu.u32.f16x2 %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(0));
+  }
+  return halves;
+}
+
 // An 8x8 matrix of 2-byte values, two a lane along a row, transposed.
 __device__ inline u32 transpose_pairs(u32 pair) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %0;" : "+r"(pair));

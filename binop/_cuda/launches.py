@@ -26,7 +26,7 @@ PACK_SIZES = (
 UNPACK_POINTERS = ("packed", "out")
 UNPACK_SIZES = ("pixels", "channels", "words")
 CONV_POINTERS = ("x", "weight", "out", "scale_a", "scale_w", "bias", "threshold", "flip")
-# What conv_wgmma takes before these for a residual sum.
+# What conv_wgmma and conv_wgmma_rows take before these for a residual sum.
 RESIDUAL_POINTERS = ("signs", "residual", "norm", "activation", "shift")
 CONV_SIZES = (
     "scale_a_dtype", "scale_w_dtype", "scale_w_stride", "bias_stride", "threshold_stride",

@@ -277,10 +277,12 @@ def binary_conv2d_residual(
     groups: int,
     pad_value: int,
 ) -> Any:
-    """NotImplemented where no kernel makes both outputs in one pass."""
+    """NotImplemented where no kernel makes both outputs in one pass of a channels_last residual."""
     x, weight, norm = x.contiguous(), weight.contiguous(), norm.contiguous()
     activation = None if activation is None else activation.contiguous()
     shift = None if shift is None else shift.contiguous()
+    # A copy of another layout is a fraction of what the composition of ops takes.
+    residual = residual.contiguous(memory_format=torch.channels_last)
     at_x, at_weight, at_scale, at_norm = (
         x.data_ptr(),
         weight.data_ptr(),

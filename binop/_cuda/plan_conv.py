@@ -40,6 +40,20 @@ def plan_conv(
     return _plan_by_estimate(geometry, call, device)
 
 
+def why_no_residual_sum(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str | None:
+    """Why no kernel makes both outputs of a ``call`` with a residual sum."""
+    obstacle = why_not_wgmma(geometry, call, device)
+    if obstacle is None or why_not_wgmma_rows(geometry, call, device) is None:
+        return None
+    return obstacle
+
+
+def plan_residual_sum(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Launch:
+    """For what ``why_no_residual_sum`` finds no fault with. By estimate: nothing else is measured
+    for it, or can be chosen."""
+    return _plan_by_estimate(geometry, call, device)
+
+
 def _kernel_by_estimate(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str:
     wide = why_not_wgmma(geometry, call, device) is None
     if why_not_wgmma_rows(geometry, call, device) is None and (

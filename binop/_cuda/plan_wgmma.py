@@ -40,7 +40,7 @@ _MIN_STAGES = 2
 _WARPGROUP = 128
 _MAX_CHANNELS = 256
 _MAX_CHANNELS_OF_PIXELS = 160  # contiguous output: more spill registers
-_MAX_CHANNELS_OF_RESIDUAL = 128  # the same
+MAX_CHANNELS_OF_RESIDUAL = 128  # the same
 # The depth, so that every number of the epilogue is an integer that float32 holds, or 16 bits.
 _MAX_TAPS = 2**20
 _MAX_TAPS_OF_BITS = 2**15
@@ -80,10 +80,7 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
     if call.residual is not None:
         if channels > 96 and steps > 5 and (call.residual.activation or call.out != "bfloat16"):
             return 1
-        if channels > 64 or steps > 5:
-            return 2
-        few = steps <= 3 and call.out == "bfloat16" and not call.residual.activation
-        return 4 if few else 3
+        return 2 if channels > 64 or steps > 5 else 3
     if channels > 224 and steps > 5 and stores == "kWide":
         return 1
     if channels > 128:
@@ -99,7 +96,7 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
 
 def _most_channels(call: ConvCall, stores: str) -> int:
     if call.residual is not None:
-        return _MAX_CHANNELS_OF_RESIDUAL
+        return MAX_CHANNELS_OF_RESIDUAL
     return _MAX_CHANNELS_OF_PIXELS if stores == "kPixels" else _MAX_CHANNELS
 
 
@@ -348,12 +345,12 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("MASKED", int(masked)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
-            *_residual_macros(call),
+            *residual_macros(call),
         ),
     )
 
 
-def _residual_macros(call: ConvCall) -> tuple[tuple[str, int], ...]:
+def residual_macros(call: ConvCall) -> tuple[tuple[str, int], ...]:
     residual = call.residual
     if residual is None:
         return (("RESIDUAL", 0),)

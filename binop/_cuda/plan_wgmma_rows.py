@@ -19,11 +19,13 @@ from binop._cuda.launches import (
     reciprocal,
 )
 from binop._cuda.plan_wgmma import (
+    MAX_CHANNELS_OF_RESIDUAL,
     WITH_WGMMA,
     border_classes,
     border_cuts,
     class_bytes,
     inverse,
+    residual_macros,
     stores_of,
 )
 from binop._cuda.wgmma_geometry import CHUNK_BYTES, MAX_STEPS, axes, patch_rows
@@ -82,17 +84,19 @@ class RowsTile:
         return self.channels + _SET_COLUMNS
 
 
-def _most_consumers(tile_channels: int, steps: int, stores: str) -> int:
+def _most_consumers(tile_channels: int, steps: int, stores: str, residual: bool = False) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
     held = RowsTile(tile_channels, 1).columns // 2 + 4 * steps
     if stores == "kPixels":
         few = held <= 60 and tile_channels <= 32
         return 4 if few else 2 if held <= 128 and tile_channels <= 160 else 1
+    if residual and (stores != "kWide" or tile_channels > MAX_CHANNELS_OF_RESIDUAL):
+        return 0
     sums = RowsTile(tile_channels, 1).columns // 2
     fitting = [
         consumers
         for consumers in range(1, _MAX_CONSUMERS + 1)
-        if held + _registers_beside(consumers, stores) <= _registers(consumers)
+        if held + _registers_beside(consumers, stores, residual) <= _registers(consumers)
         # The assembler refuses (C7602) a product with more sums than the launch has registers for.
         and sums + 30 <= _launched_registers(consumers)
     ]
@@ -103,7 +107,9 @@ def _launched_registers(consumers: int) -> int:
     return _REGISTERS // (_WARPGROUP * (consumers + 1)) // 8 * 8
 
 
-def _registers_beside(consumers: int, stores: str) -> int:
+def _registers_beside(consumers: int, stores: str, residual: bool) -> int:
+    if residual:
+        return 64 if consumers == 3 else 60
     if stores == "bits":
         return 36
     return {3: 44, 4: 52}.get(consumers, 56)
@@ -129,14 +135,17 @@ class RowsMemory:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
     @classmethod
-    def of(cls, geometry: Conv2dGeometry, tile: RowsTile, classes: int, out: str) -> RowsMemory:
+    def of(
+        cls, geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile, classes: int
+    ) -> RowsMemory:
         rows, columns = axes(geometry)
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
         barriers = 8 * 2 * 8 + 4 * 8
         taps = math.prod(geometry.kernel)
-        table = class_bytes(tile.channels, out)
+        table = class_bytes(tile.channels, call.out)
+        constants = 2 if call.residual is None else call.residual.constants
         spots = 4 * (rows.out * columns.out + rows.out + columns.out)
-        tables = barriers + 4 * tile.channels * (3 + taps) + table * classes + spots
+        tables = barriers + 4 * tile.channels * (constants + 1 + taps) + table * classes + spots
         filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES
         return cls(divide_up(tables, 128) * 128 + filters, divide_up(patch, 128) * 128)
 
@@ -148,13 +157,14 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
         return
     most = min(_MAX_CHANNELS, divide_up(geometry.out_channels, WORD_BITS) * WORD_BITS)
     for channels in range(WORD_BITS, most + 1, WORD_BITS):
-        stores = stores_of(geometry, call)
-        most_consumers = _most_consumers(channels, steps_of(geometry), stores)
+        most_consumers = _most_consumers(
+            channels, steps_of(geometry), stores_of(geometry, call), call.residual is not None
+        )
         for consumers in range(1, most_consumers + 1):
             tile = RowsTile(channels, consumers)
             if patch_rows(*axes(geometry), tile.pixels) > _MAX_PATCH_ROWS:
                 continue
-            memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out)
+            memory = RowsMemory.of(geometry, call, tile, border_classes(cuts))
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
@@ -182,6 +192,8 @@ def why_not_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device)
         or border_classes(cuts) > _MAX_CLASSES
     ):
         return "the image is too large"
+    if call.residual is not None and stores_of(geometry, call) != "kWide":
+        return "channels or the residual are not aligned"
     if next(tiles(geometry, call, device), None) is None:
         return "filters and patches do not fit into shared memory"
     return None
@@ -236,7 +248,7 @@ def plan_wgmma_rows(
     cuts = border_cuts(geometry, call.pad_value)
     assert cuts is not None
     layout = RowLayout.of(geometry)
-    memory = RowsMemory.of(geometry, tile, border_classes(cuts), call.out)
+    memory = RowsMemory.of(geometry, call, tile, border_classes(cuts))
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
     rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
@@ -297,5 +309,6 @@ def wgmma_rows_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile) 
             ("MASKED", int(geometry.channels % WORD_BITS != 0)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
+            *residual_macros(call),
         ),
     )

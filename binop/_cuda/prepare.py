@@ -29,10 +29,10 @@ from binop._cuda.launches import (
     UNPACK_POINTERS,
     Launch,
 )
-from binop._cuda.plan_conv import plan_conv
+from binop._cuda.plan_conv import plan_conv, plan_residual_sum, why_no_residual_sum
 from binop._cuda.plan_fused import plan_fused
 from binop._cuda.plan_pack import Image, plan_pack, plan_unpack
-from binop._cuda.plan_wgmma import plan_wgmma, why_no_wgmma_device, why_not_wgmma
+from binop._cuda.plan_wgmma import why_no_wgmma_device
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format
 from binop.packing import word_count
@@ -258,7 +258,7 @@ def residual_obstacle(
 ) -> str | None:
     """Why no kernel serves ``binary_conv2d_residual`` (with a channels_last residual)."""
     call = ConvCall(_NAMES[dtype], pad_value, True, 16, residual=ResidualSum(True, True, True))
-    return why_not_wgmma(geometry, call, device_facts(device))
+    return why_no_residual_sum(geometry, call, device_facts(device))
 
 
 def prepare_binary_conv2d_residual(
@@ -287,10 +287,9 @@ def prepare_binary_conv2d_residual(
             relu, activation is not None, shift is not None, _alignment(residual) == 16
         ),
     )
-    dense = residual.is_contiguous(memory_format=torch.channels_last)
-    if not dense or residual.numel() == 0 or why_not_wgmma(geometry, call, facts) is not None:
+    if residual.numel() == 0 or why_no_residual_sum(geometry, call, facts) is not None:
         return lambda *arguments: NotImplemented
-    launch = plan_wgmma(geometry, call, facts)
+    launch = plan_residual_sum(geometry, call, facts)
     conv = _load(launch, RESIDUAL_POINTERS + CONV_POINTERS, x)
     batch, out_channels, height, width = shape = _out_shape(geometry)
     empty = _allocator(x, shape, residual.dtype, torch.channels_last)

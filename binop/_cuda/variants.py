@@ -77,6 +77,8 @@ def _wgmma_kernels() -> Iterator[Kernel]:
         if out != "bits" and last and taps == 3:  # a network with shortcuts: Bi-Real Net's layers
             call = replace(call, residual=ResidualSum(False, False, False))
             planned.append(plan_wgmma(geometry, call, _HOPPER).kernel)
+            if why_not_wgmma_rows(geometry, call, _HOPPER) is None:
+                planned.append(plan_wgmma_rows(geometry, call, _HOPPER).kernel)
         for each in planned:
             if each not in seen:
                 seen.add(each)

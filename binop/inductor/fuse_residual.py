@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 from binop.inductor import report
 from binop.inductor.chain import CONVOLUTIONS, is_per_channel
 from binop.inductor.graph import arguments, call, is_op, replace, value
+from binop.inductor.keep_layout import unwrapped
 from binop.residual import cuda_devices, obstacle
 
 NAME = "residual"
@@ -104,6 +105,7 @@ def find_site(convolution: Node) -> Site | str:
     if not _only_user(node, _aten.add.Tensor):
         return "no residual is added to it"
     node, residual = _user(node), _operand(_user(node), node)
+    residual = None if residual is None else unwrapped(residual)
     if residual is None or value(residual).shape != value(convolution).shape:
         return "no residual is added to it"
     if is_per_channel(residual) or value(residual).dtype is not value(node).dtype:

@@ -33,6 +33,7 @@ from binop.inductor import (
     fuse_residual,
     fuse_threshold,
     join_pack,
+    keep_layout,
     lower_conv,
     share,
 )
@@ -54,6 +55,7 @@ def rewrite(graph: Graph) -> None:
         fuse_residual.run(graph)
         stable_topological_sort(graph)
         fuse_pack.run(graph)
+        keep_layout.run(graph)
     graph.eliminate_dead_code()
     graph.lint()
 

@@ -12,7 +12,15 @@ import pytest
 import torch
 from cases import Case, sprinkle
 from compare import assert_same_bits
-from configurations import TILED, WGMMA_TILES, force_wgmma_tile, packed_operands
+from configurations import (
+    ROWS,
+    ROWS_TILES,
+    TILED,
+    WGMMA_TILES,
+    force_rows_tile,
+    force_wgmma_tile,
+    packed_operands,
+)
 from emulator import emulated_ops
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -35,6 +43,17 @@ _NAMES = {
     "strided",
 }
 CHOSEN = [case for case in TILED if case.name in _NAMES]
+_ROWS_NAMES = {
+    "rows-2-words",
+    "rows-4-words",
+    "rows-tail-8",
+    "rows-tail-1",
+    "rows-tail-4",
+    "rows-1x1",
+    "rows-strided",
+    "rows-large",
+}
+ROWS_CHOSEN = [case for case in ROWS if case.name in _ROWS_NAMES]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
@@ -108,6 +127,23 @@ def test_emulated(
     assert all(dict(launch.kernel.macros)["RESIDUAL"] for launch in launched)
 
 
+@pytest.mark.parametrize("tile", list(ROWS_TILES))
+def test_rows_emulated(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_rows_tile(monkeypatch, tile)
+    first = list(ROWS_TILES).index(tile)
+    for seed, case in list(enumerate(ROWS_CHOSEN))[first % 2 :: 2]:
+        case = _varied(seed, case)
+        dtype, chain = DTYPES[(seed // 2 + first) % 3], CHAINS[(seed // 3 + first) % 3]
+        arguments = operands(case, chain, dtype, seed)
+        assert_same(
+            hopper.binary_conv2d_residual(*arguments), _reference.binary_conv2d_residual(*arguments)
+        )
+    assert {launch.kernel.source for launch in launched} == {"conv_wgmma_rows.cu"}
+    assert all(dict(launch.kernel.macros)["RESIDUAL"] for launch in launched)
+
+
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_chain_and_dtype_emulated(
@@ -134,13 +170,22 @@ def test_one_scale_and_an_unaligned_residual_emulated(hopper: ModuleType) -> Non
     )
 
 
-def test_what_the_kernel_leaves_to_other_ops(hopper: ModuleType, launched: list[Launch]) -> None:
+def test_a_residual_of_another_layout_emulated(hopper: ModuleType, launched: list[Launch]) -> None:
     case = next(case for case in CHOSEN if case.name == "two-words")
     arguments = list(operands(case, CHAINS[0], torch.bfloat16))
+    wanted = _reference.binary_conv2d_residual(*arguments)
     arguments[5] = arguments[5].contiguous()
-    assert hopper.binary_conv2d_residual(*arguments) is NotImplemented
+    assert_same(hopper.binary_conv2d_residual(*arguments), wanted)
+    assert len(launched) == 1
+
+
+def test_what_the_kernel_leaves_to_other_ops(hopper: ModuleType, launched: list[Launch]) -> None:
+    case = next(case for case in CHOSEN if case.name == "two-words")
     empty = operands(replace(case, n=0), CHAINS[0], torch.bfloat16)
     assert hopper.binary_conv2d_residual(*empty) is NotImplemented
+    groups = next(case for case in CHOSEN if case.name == "groups-part-tile")
+    arguments = operands(groups, CHAINS[0], torch.bfloat16)
+    assert hopper.binary_conv2d_residual(*arguments) is NotImplemented
     assert launched == []
 
 
@@ -158,12 +203,27 @@ def test_on_a_device(
     if tile is not None:  # (only on Hopper; elsewhere the composition)
         force_wgmma_tile(monkeypatch, tile)
     monkeypatch.setattr(ops, "_prepared", {})
-    case = replace(_varied(CHOSEN.index(case), case), n=4 * case.n)
+    _check_on_device(replace(_varied(CHOSEN.index(case), case), n=4 * case.n))
+
+
+def _check_on_device(case: Case) -> None:
     for dtype in DTYPES:
         for chain in CHAINS:
             arguments = operands(case, chain, dtype)
             wanted = _reference.binary_conv2d_residual(*arguments)
             assert_same(_reference.binary_conv2d_residual(*_on_cuda(arguments)), wanted)
+
+
+@pytest.mark.cuda
+@pytest.mark.timeout(300, method="thread")
+@pytest.mark.parametrize("tile", ROWS_TILES)
+@pytest.mark.parametrize("case", ROWS_CHOSEN, ids=lambda case: case.name)
+def test_rows_on_a_device(
+    ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case, tile: str
+) -> None:
+    force_rows_tile(monkeypatch, tile)  # (only on Hopper; elsewhere the composition)
+    monkeypatch.setattr(ops, "_prepared", {})
+    _check_on_device(replace(_varied(ROWS_CHOSEN.index(case), case), n=4 * case.n))
 
 
 @pytest.mark.cuda
@@ -180,6 +240,21 @@ def test_either_layout_of_the_residual_on_a_device(last: bool) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.sanitize
+@pytest.mark.timeout(300, method="thread")
+@pytest.mark.parametrize("tile", ROWS_TILES)
+def test_rows_sanitized_on_a_device(
+    ops: ModuleType, monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_rows_tile(monkeypatch, tile)
+    monkeypatch.setattr(ops, "_prepared", {})
+    case = next(case for case in ROWS_CHOSEN if case.name == "rows-large")
+    arguments = operands(case, CHAINS[1], torch.bfloat16)
+    wanted = _reference.binary_conv2d_residual(*arguments)
+    assert_same(_reference.binary_conv2d_residual(*_on_cuda(arguments)), wanted)
+
+
+@pytest.mark.cuda
 def test_one_launch_on_a_device() -> None:
     case = next(case for case in CHOSEN if case.name == "two-words")
     arguments = _on_cuda(operands(case, CHAINS[1], torch.bfloat16))
@@ -191,7 +266,8 @@ def test_one_launch_on_a_device() -> None:
         _reference.binary_conv2d_residual(*arguments)
         torch.cuda.synchronize()
     kernels = [e.key for e in profiler.key_averages() if e.self_device_time_total > 0]
-    assert (kernels == ["conv_wgmma"]) == (torch.cuda.get_device_capability() == (9, 0))
+    of_one = kernels in (["conv_wgmma"], ["conv_wgmma_rows"])
+    assert of_one == (torch.cuda.get_device_capability() == (9, 0))
 
 
 def _obstacle(monkeypatch: pytest.MonkeyPatch, channels: int, kernel: int, size: Any) -> str | None:

@@ -9,12 +9,12 @@ import pytest
 from configurations import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
-from test_plan import CALL, layer, macros
+from test_plan import AMPERE, CALL, layer, macros
 
 from binop._cuda import launches
-from binop._cuda.conv_call import ConvCall
+from binop._cuda.conv_call import ConvCall, ResidualSum
 from binop._cuda.launches import Device, Launch
-from binop._cuda.plan_conv import plan_conv
+from binop._cuda.plan_conv import plan_conv, plan_residual_sum, why_no_residual_sum
 from binop._cuda.plan_wgmma import border_classes, border_cuts
 from binop._cuda.plan_wgmma_rows import RowsMemory, RowsTile, plan_wgmma_rows, why_not_wgmma_rows
 from binop._cuda.wgmma_geometry import axes, patch_rows
@@ -41,6 +41,35 @@ def test_few_channels_get_whole_rows(geometry: Conv2dGeometry) -> None:
     assert launch.blocks == size["walkers"] * size["channel_tiles"] <= 132
     assert size["step_pixels"] == size["walkers"] * 64 * int(macros(launch)["CONSUMERS"])
     assert size["step_words"] == size["step_pixels"] * geometry.out_channels // 32
+
+
+_SUM = replace(CALL, out="bfloat16", residual=ResidualSum(False, True, False))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "kernel"),
+    [
+        (layer(64, 56, 64), "conv_wgmma_rows.cu"),
+        (layer(128, 28, 128), "conv_wgmma_rows.cu"),
+        (layer(256, 14, 256), "conv_wgmma_rows.cu"),
+        (layer(512, 7, 512), "conv_wgmma.cu"),
+    ],
+)
+def test_residual_sums_of_few_channels(geometry: Conv2dGeometry, kernel: str) -> None:
+    launch = plan_residual_sum(geometry, _SUM, H200)
+    assert launch.kernel.source == kernel
+    assert macros(launch)["RESIDUAL"] == macros(launch)["ACTIVATION"] == 1
+    assert why_no_residual_sum(geometry, _SUM, H200) is None
+
+
+def test_residual_sums_that_one_kernel_takes_or_none() -> None:
+    geometry = layer(64, 56, 64)
+    unaligned = replace(_SUM, residual=ResidualSum(False, True, False, aligned=False))
+    assert why_not_wgmma_rows(geometry, _SUM, H200) is None
+    assert "not aligned" in str(why_not_wgmma_rows(geometry, unaligned, H200))
+    assert why_no_residual_sum(geometry, unaligned, H200) is None
+    assert plan_residual_sum(geometry, unaligned, H200).kernel.source == "conv_wgmma.cu"
+    assert "warpgroup-wide" in str(why_no_residual_sum(geometry, _SUM, AMPERE))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +139,14 @@ def test_rows_hold_every_tap_and_copies_are_aligned(geometry: Conv2dGeometry) ->
     assert layout.inside + geometry.width * pixel <= layout.pitch
 
 
+def test_constants_of_residual_sums_have_room() -> None:
+    geometry, tile = layer(64, 56, 64), RowsTile(64, 2)
+    plain = RowsMemory.of(geometry, replace(_SUM, residual=None), tile, 9)
+    for chain, constants in ((_SUM.residual, 9), (ResidualSum(True, True, True), 10)):
+        memory = RowsMemory.of(geometry, replace(_SUM, residual=chain), tile, 9)
+        assert memory.fixed - plain.fixed == 4 * tile.channels * (constants - 2)
+
+
 @given(geometry=geometries, consumers=st.integers(1, 6))
 def test_every_tile_s_rows_have_room_in_a_stage(geometry: Conv2dGeometry, consumers: int) -> None:
     if geometry.out_height < 1 or geometry.out_width < 1:
@@ -119,7 +156,7 @@ def test_every_tile_s_rows_have_room_in_a_stage(geometry: Conv2dGeometry, consum
         return
     rows, columns = axes(geometry)
     tile = RowsTile(64, consumers)
-    memory = RowsMemory.of(geometry, tile, border_classes(cuts), True)
+    memory = RowsMemory.of(geometry, replace(CALL, out="bits"), tile, border_classes(cuts))
     bound = patch_rows(rows, columns, tile.pixels)
     assert bound * RowLayout.of(geometry).pitch <= memory.stage
     for first in range(0, geometry.batch * rows.out * columns.out, tile.pixels):

@@ -3,13 +3,17 @@ every sum that goes on as floats and as bits comes from one op, with the same bi
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from harness import rewrite
 from networks import NETWORKS, Network
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 
 import binop
+from binop import residual
 from binop.inductor import fuse_residual
 from binop.inductor.passes import BinopPass
 
@@ -113,6 +117,54 @@ def test_through_inductor() -> None:
         torch.compiler.reset()
         wanted = torch.compile(model, fullgraph=True)(x)
     assert torch.equal(got, wanted)
+
+
+def generated(model: nn.Module, x: Tensor, *, freezing: bool) -> str:
+    torch.compiler.reset()
+    with torch.no_grad(), torch._inductor.config.patch(freezing=freezing):
+        _, (source,) = run_and_get_code(torch.compile(model, backend="binop", fullgraph=True), x)
+    return source
+
+
+def strides_of(buffer: str, source: str) -> tuple[int, ...]:
+    allocated = rf"{buffer} = empty_strided\w*\(\([^)]*\), \(([^)]*)\)"
+    checked = rf"size_stride\({buffer}, \([^)]*\), \(([^)]*)\)"
+    found = re.search(allocated, source) or re.search(checked, source)
+    if found is None:
+        other = re.search(rf"{buffer} = (buf\d+)[\n;]", source)
+        assert other is not None
+        return strides_of(other[1], source)
+    return tuple(int(stride) for stride in found[1].split(", "))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("freezing", [False, True])
+def test_no_copies_to_another_layout(freezing: bool, last: bool) -> None:
+    network = by_name("bireal_net")
+    layout = torch.channels_last if last else torch.contiguous_format
+    model, x = network.build().to(memory_format=layout), network.images(2)  # type: ignore[call-overload]
+    source = generated(model, x.contiguous(memory_format=layout), freezing=freezing)
+    calls = re.findall(r"binary_conv2d_residual\.default\((buf.*)\)", source)
+    pooled, output, shortcut = (call.split(", ")[5] for call in calls)
+    assert re.search(rf"{output} = buf\d+\[0\]\n", source)  # as the op put it out
+    if last:
+        # If Inductor may choose, it makes this contiguous, for its first reader.
+        assert f"binop.pack.default({pooled})" in source
+        for residual in (pooled, output, shortcut):
+            assert strides_of(residual, source)[1] == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("freezing", [False, True])
+def test_no_sum_is_composed_on_a_device(monkeypatch: pytest.MonkeyPatch, freezing: bool) -> None:
+    """Inductor lays tensors out by other rules there than on the CPU."""
+    monkeypatch.setattr(fuse_residual, "DEVICES", {"cuda"})
+    monkeypatch.setattr(residual, "binary_conv2d_residual", lambda *_: pytest.fail("composed"))
+    network = by_name("bireal_net")
+    model, x = network.build().cuda().bfloat16(), network.images(2).cuda().bfloat16()
+    source = generated(model, x, freezing=freezing)
+    calls = source.count("= torch.ops.binop.binary_conv2d_residual.default(")
+    assert calls == (3 if torch.cuda.get_device_capability() == (9, 0) else 0)
 
 
 def test_devices_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

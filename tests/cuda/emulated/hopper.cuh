@@ -181,6 +181,16 @@ inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
   return sum;
 }
 
+template <class Out>
+u32 below_zero(u32 pair) {
+  u32 halves = 0;
+  for (int i = 0; i < 2; ++i) {
+    const bool at_least = Out::to_float(static_cast<u16>(pair >> 16 * i)) >= 0.0f;
+    halves |= (at_least ? 0u : 0xFFFFu) << 16 * i;
+  }
+  return halves;
+}
+
 // Lane 4r+t holds row r, columns 2t and 2t + 1.
 inline u32 transpose_pairs(u32 pair) {
   const auto* pairs = emulated::exchange({static_cast<u64>(pair)});
