@@ -1,0 +1,60 @@
+// The input of a tile of pixels -> shared memory, zeros outside of the image.
+//
+// x may have any strides: elements are read one by one, consecutive ones of a row by the lanes of a
+// warp. Of an image in channels_last these are consecutive in memory, too.
+#pragma once
+
+#include "stem_tile.cuh"
+
+constexpr int kWarpPatchRows = (kPatchRows + kWarps - 1) / kWarps;
+constexpr int kPositions = (kPatchRowElements + 31) / 32;  // of a lane in a row
+// Loads that are in flight together: what the sums leave free now, they take later.
+constexpr int kLoads = 40;
+constexpr int kWantedAtOnce = kLoads / kWarpPatchRows;
+constexpr int kAtOnce = kWantedAtOnce < 1            ? 1
+                        : kWantedAtOnce > kPositions ? kPositions
+                                                     : kWantedAtOnce;
+
+__device__ inline void store_element(u8* patch, int row, int element, Bits value) {
+  Bits* to = reinterpret_cast<Bits*>(patch + row * kPitchBytes) + element;
+  *to = value;
+  if constexpr (kTwoCopies) {
+    if (element > 0) to[kCopyBytes / 2 - 1] = value;
+  }
+}
+
+__device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* patch) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int first_row = tile.row * STRIDE_ROWS - static_cast<int>(a.padding_rows) + warp;
+  const int first_column = tile.column * STRIDE_COLUMNS - static_cast<int>(a.padding_columns);
+  const Bits* image = a.x + tile.image * a.stride_image;
+#pragma unroll 1
+  for (int begin = 0; begin < kPositions; begin += kAtOnce) {
+    Bits values[kAtOnce][kWarpPatchRows];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int element = (begin + i) * 32 + lane;
+      const int column = first_column + element / CHANNELS;
+      const bool inside = element < kPatchRowElements && column >= 0 && column < a.width;
+      const Bits* from = image + element % CHANNELS * a.stride_channel + column * a.stride_column;
+#pragma unroll
+      for (int j = 0; j < kWarpPatchRows; ++j) {
+        const int row = first_row + j * kWarps;
+        const bool exists = warp + j * kWarps < kPatchRows && row >= 0 && row < a.height;
+        values[i][j] = inside && exists ? from[row * a.stride_row] : Bits(0);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int element = (begin + i) * 32 + lane;
+#pragma unroll
+      for (int j = 0; j < kWarpPatchRows; ++j) {
+        const int row = warp + j * kWarps;
+        if (element < kPatchRowElements && row < kPatchRows) {
+          store_element(patch, row, element, values[i][j]);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,50 @@
+// The sums of a warp: 64 pixels x 64 channels.
+//
+// A step is 32 products, for which a warp loads 16 words of pixels and 4 times 16 bytes of filters
+// (2 KB each: 32 of about 49 cycles that the products take of a multiprocessor), and issues 71
+// instructions in about 200 cycles of a scheduler's tensor core. So with few steps it is the
+// instructions of the epilogue that bound it, with many the products.
+#pragma once
+
+#include "stem_tile.cuh"
+// (After the sizes.)
+#include "hopper.cuh"
+#include "multiply_half.cuh"
+
+// Where the pixel lane / 4 of this warp's first row starts in the patch, and what the others are
+// further.
+__device__ inline u32 first_pixel(u32 patch) {
+  const int pixel = static_cast<int>(threadIdx.x) % 32 / 4;
+  const int row = static_cast<int>(threadIdx.x) / 32 * kWarpRows * STRIDE_ROWS;
+  const int element = pixel * kPixelElements;
+  const bool moved = kTwoCopies && element % 2 == 1;
+  return patch + row * kPitchBytes + 2 * element + (moved ? kCopyBytes - 2 : 0);
+}
+constexpr int kNextRow = STRIDE_ROWS * kPitchBytes;
+constexpr int kNextEight = 8 * 2 * kPixelElements;
+
+// `table` and `filters` are those of this lane.
+__device__ inline void multiply(Sums& sums, u32 pixel, u32 table, u32 filters) {
+#pragma unroll(kSteps <= 4 ? kSteps : 2)
+  for (int step = 0; step < kSteps; ++step) {
+    const uint4 where = load_chunk(table + 64 * step);
+    u32 pixels[kWarpRows][4];
+#pragma unroll
+    for (int m = 0; m < kWarpRows; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const u32 from = pixel + (i < 2 ? where.x : where.z) + m * kNextRow + i % 2 * kNextEight;
+        pixels[m][i] = load_shared(from) & (i < 2 ? where.y : where.w);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kTileChannels / 8; j += 2) {
+      const uint4 filter = load_chunk(filters + step * kStepBytes + j / 2 * 512);
+#pragma unroll
+      for (int m = 0; m < kWarpRows; ++m) {
+        multiply_half<ELEMENT>(sums.values[m][j], pixels[m], filter.x, filter.y);
+        multiply_half<ELEMENT>(sums.values[m][j + 1], pixels[m], filter.z, filter.w);
+      }
+    }
+  }
+}
