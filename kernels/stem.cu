@@ -9,38 +9,34 @@
 #include "stem_patch.cuh"
 #include "stem_store.cuh"
 
-extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     stem(const __grid_constant__ StemArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const int groups = static_cast<int>(a.channel_groups);
   const int block = static_cast<int>(blockIdx.x);
   const ChannelTiles channels = ChannelTiles::of(a, block % groups);
-  u8* const tiles = dynamic + kTilesAt;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
   const u32 shared = shared_address(dynamic);
-  const u32 table = shared + kTableAt + lane % 4 * 16;
-  const u32 pixel = first_pixel(shared);
 
   write_table(reinterpret_cast<u32*>(dynamic + kTableAt));
   wait_for_launch_before();
   for (int i = static_cast<int>(threadIdx.x) / 32; i < channels.count; i += kWarps) {
-    write_constants(a, channels.first + i * kTileChannels, tiles + i * kTileBytes + kFilterBytes);
+    write_constants(a, channels.first + i * kTileChannels,
+                    dynamic + kTilesAt + i * kTileBytes + kFilterBytes);
   }
-  arrange_filters(a, channels, tiles);
+  arrange_filters(a, channels, dynamic + kTilesAt);
 
 #pragma unroll 1
   for (int index = block / groups; index < a.tiles; index += static_cast<int>(a.walkers)) {
-    const Tile tile = Tile::at(a, index);
     __syncthreads();  // the patch before has been read
-    load_patch(a, tile, dynamic);
+    load_patch(a, Tile::at(a, index), dynamic);
     __syncthreads();
-    const Pixels pixels = Pixels::of(a, tile);
 #pragma unroll 1
     for (int i = 0; i < channels.count; ++i) {
       const u32 filters = shared + kTilesAt + i * kTileBytes;
       Sums sums = {};
-      multiply(sums, pixel, table, filters + lane * 16);
-      store(a, sums, pixels, channels.first + i * kTileChannels, filters + kFilterBytes);
+      multiply(sums, shared, filters);
+      store(a, sums, Tile::at(a, index), channels.first + i * kTileChannels,
+            filters + kFilterBytes);
     }
   }
 }

@@ -5,6 +5,9 @@
 #pragma once
 
 #include "stem_tile.cuh"
+// (After the sizes.)
+#include "hopper.cuh"
+#include "tensor_core.cuh"
 
 constexpr int kWarpPatchRows = (kPatchRows + kWarps - 1) / kWarps;
 constexpr int kPositions = (kPatchRowElements + 31) / 32;  // of a lane in a row
@@ -23,26 +26,38 @@ __device__ inline void store_element(u8* patch, int row, int element, Bits value
   }
 }
 
+// Offsets within an image fit 32 bits (the plan sees to it).
 __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* patch) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int thread = thread_index();
+  const int lane = thread % 32;
+  const int warp = thread / 32;
   const int first_row = tile.row * STRIDE_ROWS - static_cast<int>(a.padding_rows) + warp;
   const int first_column = tile.column * STRIDE_COLUMNS - static_cast<int>(a.padding_columns);
-  const Bits* image = a.x + tile.image * a.stride_image;
+  const void* image = a.x + tile.image * a.stride_image;
+  keep(image);  // (The compiler would compute it again for each load.)
+  const int next_channel = static_cast<int>(a.stride_channel);
+  const int next_column = static_cast<int>(a.stride_column);
+  int rows[kWarpPatchRows];  // where they begin; negative: outside of the image
+#pragma unroll
+  for (int j = 0; j < kWarpPatchRows; ++j) {
+    const u32 row = static_cast<u32>(first_row + j * kWarps);
+    const bool exists = warp + j * kWarps < kPatchRows && row < static_cast<u32>(a.height);
+    rows[j] = exists ? static_cast<int>(row) * static_cast<int>(a.stride_row) : -1;
+    keep(rows[j]);
+  }
 #pragma unroll 1
   for (int begin = 0; begin < kPositions; begin += kAtOnce) {
     Bits values[kAtOnce][kWarpPatchRows];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int element = (begin + i) * 32 + lane;
-      const int column = first_column + element / CHANNELS;
-      const bool inside = element < kPatchRowElements && column >= 0 && column < a.width;
-      const Bits* from = image + element % CHANNELS * a.stride_channel + column * a.stride_column;
+      const u32 column = static_cast<u32>(first_column + element / CHANNELS);
+      const bool inside = element < kPatchRowElements && column < static_cast<u32>(a.width);
+      const int from = element % CHANNELS * next_channel + static_cast<int>(column) * next_column;
 #pragma unroll
       for (int j = 0; j < kWarpPatchRows; ++j) {
-        const int row = first_row + j * kWarps;
-        const bool exists = warp + j * kWarps < kPatchRows && row >= 0 && row < a.height;
-        values[i][j] = inside && exists ? from[row * a.stride_row] : Bits(0);
+        values[i][j] =
+            load_if(inside && rows[j] >= 0, static_cast<const Bits*>(image) + (rows[j] + from));
       }
     }
 #pragma unroll

@@ -10,12 +10,14 @@
 // (After the sizes.)
 #include "hopper.cuh"
 #include "multiply_half.cuh"
+#include "tensor_core.cuh"
 
 // Where the pixel lane / 4 of this warp's first row starts in the patch, and what the others are
 // further.
 __device__ inline u32 first_pixel(u32 patch) {
-  const int pixel = static_cast<int>(threadIdx.x) % 32 / 4;
-  const int row = static_cast<int>(threadIdx.x) / 32 * kWarpRows * STRIDE_ROWS;
+  const int thread = thread_index();
+  const int pixel = thread % 32 / 4;
+  const int row = thread / 32 * kWarpRows * STRIDE_ROWS;
   const int element = pixel * kPixelElements;
   const bool moved = kTwoCopies && element % 2 == 1;
   return patch + row * kPitchBytes + 2 * element + (moved ? kCopyBytes - 2 : 0);
@@ -23,9 +25,13 @@ __device__ inline u32 first_pixel(u32 patch) {
 constexpr int kNextRow = STRIDE_ROWS * kPitchBytes;
 constexpr int kNextEight = 8 * 2 * kPixelElements;
 
-// `table` and `filters` are those of this lane.
-__device__ inline void multiply(Sums& sums, u32 pixel, u32 table, u32 filters) {
-#pragma unroll(kSteps <= 4 ? kSteps : 2)
+// Of a patch and filters at these shared addresses.
+__device__ inline void multiply(Sums& sums, u32 patch, u32 filters) {
+  const u32 pixel = first_pixel(patch);
+  const int lane = thread_index() % 32;
+  const u32 table = patch + kTableAt + lane % 4 * 16;
+  filters += lane * 16;
+#pragma unroll 1
   for (int step = 0; step < kSteps; ++step) {
     const uint4 where = load_chunk(table + 64 * step);
     u32 pixels[kWarpRows][4];

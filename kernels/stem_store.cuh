@@ -12,16 +12,17 @@ struct Pixels {
   int columns;  // that exist, from that pixel on
 
   static __device__ Pixels of(const StemArguments& a, const Tile& tile) {
-    const int row = tile.row + static_cast<int>(threadIdx.x) / 32 * kWarpRows;
-    const int column = tile.column + static_cast<int>(threadIdx.x) % 32 / 4;
-    return {(tile.image * a.out_height + row) * a.out_width + column,
+    const int thread = thread_index();
+    const int row = tile.row + thread / 32 * kWarpRows;
+    const int column = tile.column + thread % 32 / 4;
+    return {(static_cast<i64>(tile.image) * a.out_height + row) * a.out_width + column,
             static_cast<int>(a.out_height) - row, static_cast<int>(a.out_width) - column};
   }
 
   __device__ bool exist(int m, int half) const { return m < rows && half * 8 < columns; }
 };
 
-__device__ inline int lane_channel() { return static_cast<int>(threadIdx.x) % 4 * kLaneChannels; }
+__device__ inline int lane_channel() { return thread_index() % 4 * kLaneChannels; }
 
 // Of this lane's channels of a word.
 __device__ inline void load_constants(float (&loaded)[kLaneChannels], u32 constants, int row,
@@ -86,15 +87,16 @@ __device__ inline float least_sum(float bound) {
   return at(first);
 }
 
-// Bounds of the sums, by a warp for a channel tile. A channel that does not exist has no bits.
+// Bounds of the sums, by a warp for a channel tile.
 __device__ inline void write_constants(const StemArguments& a, int first, u8* constants) {
   float* rows = reinterpret_cast<float*>(constants);
   const float infinity = __uint_as_float(float32::kInfinity);
   bool bounded = false;
-  for (int i = static_cast<int>(threadIdx.x) % 32; i < kTileChannels; i += 32) {
+  for (int i = thread_index() % 32; i < kTileChannels; i += 32) {
     const int channel = first + i;
     const bool exists = channel < a.out_channels;
     const bool negated = exists && is_negated(a, channel);
+    const bool has_bits = exists && a.low[channel] <= a.high[channel];
     if (BIAS) {
       const float bias = exists ? ELEMENT::to_float(a.bias[channel * a.bias_stride]) : 0.0f;
       rows[i] = negated ? -bias : bias;
@@ -102,7 +104,7 @@ __device__ inline void write_constants(const StemArguments& a, int first, u8* co
     // (Rounding is the same for both signs.)
     float lower = __uint_as_float(float32::kInfinity + 1);
     float upper = infinity;
-    if (exists) {
+    if (has_bits) {
       lower = least_sum(negated ? -a.high[channel] : a.low[channel]);
       if (!negated) upper = -least_sum(-a.high[channel]);
     }
@@ -111,58 +113,59 @@ __device__ inline void write_constants(const StemArguments& a, int first, u8* co
     bounded |= !(upper >= infinity);
   }
   const u32 any = __ballot_sync(kAllLanes, bounded);
-  if (threadIdx.x % 32 == 0) {
+  if (thread_index() % 32 == 0) {
     reinterpret_cast<u32*>(rows)[kAnyUpper * kTileChannels] = any;
   }
 }
 
-// kBoth: some channel has an upper bound, too.
-template <bool kBoth>
-__device__ inline void store_bits(const StemArguments& a, Sums& sums, const Pixels& pixels,
-                                  int first_channel, u32 constants) {
-  const int lane = static_cast<int>(threadIdx.x) % 4;
-  const ByteExchange exchange = ByteExchange::of(lane);
-  const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  // Byte i of a lane is word i % 2 of pixel i / 2; after the exchange, lane i has that word.
-  const int half = lane / kTileWords;
-  const int word = lane % kTileWords;
-  const bool has_word = first_channel + word * kWordBits < a.out_channels;
-  u32* out = static_cast<u32*>(a.out) + (pixels.first + half * 8) * words +
-             first_channel / kWordBits + word;
-  u32 bytes[kWarpRows] = {};
+// Toggles a word's bits where `decide` says so of a sum and its channel's constant.
+template <class Decide>
+__device__ inline void toggle(u32 (&bytes)[kWarpRows], Sums& sums, u32 constants, int row, int word,
+                              Decide decide) {
+  float loaded[kLaneChannels];
+  load_constants(loaded, constants, row, word);
 #pragma unroll
-  for (int w = 0; w < kTileWords; ++w) {
-    float lower[kLaneChannels], upper[kLaneChannels];
-    load_constants(lower, constants, kLower, w);
-    if constexpr (kBoth) load_constants(upper, constants, kUpper, w);
+  for (int i = 0; i < kLaneChannels; ++i) {
 #pragma unroll
-    for (int m = 0; m < kWarpRows; ++m) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-#pragma unroll
-        for (int i = 0; i < kLaneChannels; ++i) {
-          const float sum = sums.at(m, h, w, i);
-          bool set = sum >= lower[i];
-          if constexpr (kBoth) set = set && sum <= upper[i];
-          if (set) bytes[m] |= 1u << ((h * kTileWords + w) * 8 + i);
-        }
+      for (int m = 0; m < kWarpRows; ++m) {
+        const u32 bit = 1u << ((half * kTileWords + word) * 8 + i);
+        if (decide(sums.at(m, half, word, i), loaded[i])) bytes[m] ^= bit;
       }
     }
   }
+}
+
+__device__ inline void store(const StemArguments& a, Sums& sums, const Tile& tile,
+                             int first_channel, u32 constants) {
+  if (BIAS) add_bias(sums, constants);
+  // Byte i is of word i % 2 of pixel i / 2.
+  u32 bytes[kWarpRows] = {};
+#pragma unroll
+  for (int word = 0; word < kTileWords; ++word) {
+    toggle(bytes, sums, constants, kLower, word, [](float y, float lower) { return y >= lower; });
+  }
+  // Upper bounds are rare. What is above one is at least the lower one, so that its bit is set.
+  if (load_shared(constants + kAnyUpper * kConstantBytes) != 0) {
+#pragma unroll
+    for (int word = 0; word < kTileWords; ++word) {
+      toggle(bytes, sums, constants, kUpper, word, [](float y, float upper) { return y > upper; });
+    }
+  }
+  // After the exchange, lane i of four has that word.
+  const int lane = thread_index() % 4;
+  const int half = lane / kTileWords;
+  const int channel = first_channel + lane % kTileWords * kWordBits;
+  const ByteExchange exchange = ByteExchange::of(lane);
+  const Pixels pixels = Pixels::of(a, tile);
+  const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
+  u32* out = static_cast<u32*>(a.out) + (pixels.first + half * 8) * words + channel / kWordBits;
 #pragma unroll
   for (int m = 0; m < kWarpRows; ++m) {
     const u32 mine = exchange(bytes[m]);
-    if (has_word && pixels.exist(m, half)) out[m * a.out_width * words] = mine;
-  }
-}
-
-__device__ inline void store(const StemArguments& a, Sums& sums, const Pixels& pixels,
-                             int first_channel, u32 constants) {
-  if (BIAS) add_bias(sums, constants);
-  if (load_shared(constants + kAnyUpper * kConstantBytes) == 0) {
-    store_bits<false>(a, sums, pixels, first_channel, constants);
-  } else {
-    store_bits<true>(a, sums, pixels, first_channel, constants);
+    if (channel < a.out_channels && pixels.exist(m, half)) *out = mine;
+    out += a.out_width * words;
   }
 }
 
@@ -171,7 +174,7 @@ __device__ inline void store(const StemArguments& a, Sums& sums, const Pixels& p
 // By a warp for a channel tile.
 __device__ inline void write_constants(const StemArguments& a, int first, u8* constants) {
   float* rows = reinterpret_cast<float*>(constants);
-  for (int i = static_cast<int>(threadIdx.x) % 32; i < kTileChannels; i += 32) {
+  for (int i = thread_index() % 32; i < kTileChannels; i += 32) {
     const int channel = first + i;
     const bool exists = channel < a.out_channels;
     if (BIAS) rows[i] = exists ? ELEMENT::to_float(a.bias[channel * a.bias_stride]) : 0.0f;
@@ -223,9 +226,10 @@ __device__ inline void finish(Sums& sums, u32 constants, int word) {
   }
 }
 
-__device__ inline void store(const StemArguments& a, Sums& sums, const Pixels& pixels,
+__device__ inline void store(const StemArguments& a, Sums& sums, const Tile& tile,
                              int first_channel, u32 constants) {
   if (BIAS) add_bias(sums, constants);
+  const Pixels pixels = Pixels::of(a, tile);
 #pragma unroll
   for (int word = 0; word < kTileWords; ++word) {
     if constexpr (NORM || RELU) finish(sums, constants, word);

@@ -53,6 +53,7 @@ struct StemArguments {
 
 using Bits = ELEMENT::Bits;
 
+constexpr int kBlocks = 3;  // on a multiprocessor: as many as the registers of the sums leave room for
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kWarpRows = 4;  // of output pixels, 16 each: one product's rows
@@ -100,7 +101,7 @@ constexpr int kTileBytes = kFilterBytes + kConstants * kConstantBytes;
 
 // Output pixels of a block: the first of 16 x 16.
 struct Tile {
-  i64 image;
+  int image;
   int row;
   int column;
 
