@@ -1,5 +1,5 @@
-"""``binop::stem_conv2d`` and ``binop::stem_conv2d_threshold``: the float convolution at the start of
-a network, of an image's few channels, and what follows it.
+"""``binop::stem_conv2d`` and ``binop::stem_conv2d_threshold``: the float convolution at the start
+of a network, of an image's few channels, and what follows it.
 
 Libraries serve few channels badly: on an H200 cuDNN takes longer for the first convolution of a
 binarized network than all its binary ones together do, and pads the image in a kernel of its own

@@ -27,6 +27,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
 
 #pragma unroll 1
   for (int index = block / groups; index < a.tiles; index += static_cast<int>(a.walkers)) {
+    keep(index);  // What follows from it is computed again where it is needed.
     __syncthreads();  // the patch before has been read
     load_patch(a, Tile::at(a, index), dynamic);
     __syncthreads();
@@ -35,6 +36,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       const u32 filters = shared + kTilesAt + i * kTileBytes;
       Sums sums = {};
       multiply(sums, shared, filters);
+      hold();
+      keep(index);
       store(a, sums, Tile::at(a, index), channels.first + i * kTileChannels,
             filters + kFilterBytes);
     }

@@ -31,8 +31,11 @@ __device__ inline void multiply(Sums& sums, u32 patch, u32 filters) {
   const int lane = thread_index() % 32;
   const u32 table = patch + kTableAt + lane % 4 * 16;
   filters += lane * 16;
+  int steps = kSteps;
+  // A single one would run into the epilogue, for which there are no registers.
+  if constexpr (kSteps == 1) keep(steps);
 #pragma unroll 1
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < steps; ++step) {
     const uint4 where = load_chunk(table + 64 * step);
     u32 pixels[kWarpRows][4];
 #pragma unroll

@@ -24,6 +24,10 @@ struct Pixels {
 
 __device__ inline int lane_channel() { return thread_index() % 4 * kLaneChannels; }
 
+// A barrier for the compiler, which otherwise begins steps before those before them have ended, until
+// it has no registers left.
+__device__ inline void hold() { __syncwarp(); }
+
 // Of this lane's channels of a word.
 __device__ inline void load_constants(float (&loaded)[kLaneChannels], u32 constants, int row,
                                       int word) {
@@ -42,6 +46,7 @@ __device__ inline void load_constants(float (&loaded)[kLaneChannels], u32 consta
 template <class Step>
 __device__ inline void each(Sums& sums, u32 constants, int row, int word, Step step) {
   float loaded[kLaneChannels];
+  hold();
   load_constants(loaded, constants, row, word);
 #pragma unroll
   for (int m = 0; m < kWarpRows; ++m) {
@@ -123,6 +128,7 @@ template <class Decide>
 __device__ inline void toggle(u32 (&bytes)[kWarpRows], Sums& sums, u32 constants, int row, int word,
                               Decide decide) {
   float loaded[kLaneChannels];
+  hold();
   load_constants(loaded, constants, row, word);
 #pragma unroll
   for (int i = 0; i < kLaneChannels; ++i) {
@@ -153,6 +159,7 @@ __device__ inline void store(const StemArguments& a, Sums& sums, const Tile& til
       toggle(bytes, sums, constants, kUpper, word, [](float y, float upper) { return y > upper; });
     }
   }
+  hold();
   // After the exchange, lane i of four has that word.
   const int lane = thread_index() % 4;
   const int half = lane / kTileWords;
@@ -229,11 +236,12 @@ __device__ inline void finish(Sums& sums, u32 constants, int word) {
 __device__ inline void store(const StemArguments& a, Sums& sums, const Tile& tile,
                              int first_channel, u32 constants) {
   if (BIAS) add_bias(sums, constants);
-  const Pixels pixels = Pixels::of(a, tile);
 #pragma unroll
   for (int word = 0; word < kTileWords; ++word) {
     if constexpr (NORM || RELU) finish(sums, constants, word);
+    hold();
     const int channel = first_channel + word * kWordBits + lane_channel();
+    const Pixels pixels = Pixels::of(a, tile);
     if (channel >= a.out_channels) continue;  // (8 exist or none.)
     Bits* out = static_cast<Bits*>(a.out) + pixels.first * a.out_channels + channel;
 #pragma unroll
@@ -241,10 +249,11 @@ __device__ inline void store(const StemArguments& a, Sums& sums, const Tile& til
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if (!pixels.exist(m, half)) continue;
-        store_vector(out + (m * a.out_width + half * 8) * a.out_channels,
-                     rounded_pair(sums, m, half, word, 0), rounded_pair(sums, m, half, word, 2),
-                     rounded_pair(sums, m, half, word, 4), rounded_pair(sums, m, half, word, 6));
+        store_vector(out + half * 8 * a.out_channels, rounded_pair(sums, m, half, word, 0),
+                     rounded_pair(sums, m, half, word, 2), rounded_pair(sums, m, half, word, 4),
+                     rounded_pair(sums, m, half, word, 6));
       }
+      out += a.out_width * a.out_channels;
     }
   }
 }

@@ -1,5 +1,5 @@
-"""``stem_conv2d`` and ``stem_conv2d_threshold`` in one kernel: its source on the CPU, and the ops on
-a device.
+"""``stem_conv2d`` and ``stem_conv2d_threshold`` in one kernel: its source on the CPU, and the ops
+on a device.
 
 Small integers make every sum exact, so that its order does not show and results are the
 composition's to the bit.
