@@ -27,12 +27,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
 
 #pragma unroll 1
   for (int index = block / groups; index < a.tiles; index += static_cast<int>(a.walkers)) {
-    keep(index);  // What follows from it is computed again where it is needed.
+    keep(index);      // What follows from it is computed again where it is needed.
     __syncthreads();  // the patch before has been read
     load_patch(a, Tile::at(a, index), dynamic);
     __syncthreads();
 #pragma unroll 1
-    for (int i = 0; i < channels.count; ++i) {
+    for (int i = 0; i == 0 || i < channels.count; ++i) {  // (There is one.)
       const u32 filters = shared + kTilesAt + i * kTileBytes;
       Sums sums = {};
       multiply(sums, shared, filters);

@@ -21,9 +21,8 @@ constexpr int kAtOnce = kWantedAtOnce < 1            ? 1
 __device__ inline void store_element(u8* patch, int row, int element, Bits value) {
   Bits* to = reinterpret_cast<Bits*>(patch + row * kPitchBytes) + element;
   *to = value;
-  if constexpr (kTwoCopies) {
-    if (element > 0) to[kCopyBytes / 2 - 1] = value;
-  }
+  // Of a row's first element this is the end of the row before, which nothing else writes.
+  if constexpr (kTwoCopies) to[kCopyBytes / 2 - 1] = value;
 }
 
 // Offsets within an image fit 32 bits (the plan sees to it).

@@ -25,17 +25,19 @@ __device__ inline u32 first_pixel(u32 patch) {
 constexpr int kNextRow = STRIDE_ROWS * kPitchBytes;
 constexpr int kNextEight = 8 * 2 * kPixelElements;
 
-// Of a patch and filters at these shared addresses.
-__device__ inline void multiply(Sums& sums, u32 patch, u32 filters) {
-  const u32 pixel = first_pixel(patch);
-  const int lane = thread_index() % 32;
-  const u32 table = patch + kTableAt + lane % 4 * 16;
-  filters += lane * 16;
-  int steps = kSteps;
-  // A single one would run into the epilogue, for which there are no registers.
-  if constexpr (kSteps == 1) keep(steps);
-#pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
+// Where this lane finds its operands of a step.
+struct Operands {
+  u32 pixel;
+  u32 table;
+  u32 filters;
+
+  // Of a patch and filters at these shared addresses.
+  static __device__ Operands at(u32 patch, u32 filters) {
+    const int lane = thread_index() % 32;
+    return {first_pixel(patch), patch + kTableAt + lane % 4 * 16, filters + lane * 16};
+  }
+
+  __device__ void multiply(Sums& sums, int step) const {
     const uint4 where = load_chunk(table + 64 * step);
     u32 pixels[kWarpRows][4];
 #pragma unroll
@@ -56,4 +58,16 @@ __device__ inline void multiply(Sums& sums, u32 patch, u32 filters) {
       }
     }
   }
+};
+
+// `sums` are zero. (The first step stands by itself, so that it needs no registers with zeros.)
+__device__ inline void multiply(Sums& sums, u32 patch, u32 filters) {
+  const Operands operands = Operands::at(patch, filters);
+  constexpr int kAhead = kSteps > 1;
+  if constexpr (kAhead) operands.multiply(sums, 0);
+  int steps = kSteps;
+  // A loop of one round would run into the epilogue, for which there are no registers.
+  if constexpr (kSteps <= 2) keep(steps);
+#pragma unroll 1
+  for (int step = kAhead; step < steps; ++step) operands.multiply(sums, step);
 }

@@ -24,8 +24,8 @@ struct Pixels {
 
 __device__ inline int lane_channel() { return thread_index() % 4 * kLaneChannels; }
 
-// A barrier for the compiler, which otherwise begins steps before those before them have ended, until
-// it has no registers left.
+// A barrier for the compiler, which otherwise begins steps before those before them have ended,
+// until it has no registers left.
 __device__ inline void hold() { __syncwarp(); }
 
 // Of this lane's channels of a word.

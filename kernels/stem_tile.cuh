@@ -53,7 +53,8 @@ struct StemArguments {
 
 using Bits = ELEMENT::Bits;
 
-constexpr int kBlocks = 3;  // on a multiprocessor: as many as the registers of the sums leave room for
+constexpr int kBlocks =
+    3;  // on a multiprocessor: as many as the registers of the sums leave room for
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kWarpRows = 4;  // of output pixels, 16 each: one product's rows

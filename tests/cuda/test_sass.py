@@ -202,11 +202,11 @@ def test_few_instructions_stand_around_the_products_of_few_channels(
 
 
 def _loop(code: list[str], product: str) -> list[str]:
-    """From the barrier before a product, or the jump target, to the jump after it."""
-    products = [i for i, line in enumerate(code) if product in line]
-    jumps = [i for i, line in enumerate(code) if re.search(r"\bBRA\b", line)]
-    first = max(i for i, line in enumerate(code[: products[0]]) if re.match(r"\.L_", line.strip()))
-    return code[first : min(i for i in jumps if i > products[-1])]
+    """The last one with such products: from the jump's target to the jump."""
+    last = max(i for i, line in enumerate(code) if product in line)
+    first = max(i for i, line in enumerate(code[:last]) if line.strip().startswith(".L_"))
+    end = min(i for i, line in enumerate(code) if i > last and re.search(r"\bBRA\b", line))
+    return code[first:end]
 
 
 @pytest.mark.parametrize("kernel", _STEMS)
