@@ -303,7 +303,7 @@ def check_binary_conv2d_residual(
     return geometry
 
 
-def stem_geometry(
+def _stem_geometry(
     op: str, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]
 ) -> Conv2dGeometry:
     require_rank(op, "x", x, "[N, C, H, W]")
@@ -346,7 +346,7 @@ def check_stem_conv2d(
     padding: Sequence[int],
 ) -> Conv2dGeometry:
     op = "stem_conv2d"
-    geometry = stem_geometry(op, x, weight, stride, padding)
+    geometry = _stem_geometry(op, x, weight, stride, padding)
     _check_stem_bias(op, x, bias, geometry)
     if norm is not None:
         require_dtype(op, "norm", norm, (torch.float32,))
@@ -365,7 +365,7 @@ def check_stem_conv2d_threshold(
     padding: Sequence[int],
 ) -> Conv2dGeometry:
     op = "stem_conv2d_threshold"
-    geometry = stem_geometry(op, x, weight, stride, padding)
+    geometry = _stem_geometry(op, x, weight, stride, padding)
     _check_stem_bias(op, x, bias, geometry)
     for argument, bound in (("low", low), ("high", high)):
         require_dtype(op, argument, bound, (torch.float32,))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from binop import checks, fake
 from binop.backends import cuda_obstacle, on_cuda
+from binop.geometry import STEM_CHANNELS, Conv2dGeometry
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -129,14 +130,12 @@ def _threshold_on_cuda(*args: Any) -> Tensor:
     return stem_conv2d_threshold(*args) if signs is NotImplemented else signs
 
 
-def obstacle(
-    x: Tensor, weight: Tensor, packed: bool, stride: Sequence[int], padding: Sequence[int]
-) -> str | None:
-    """Why no kernel serves ``stem_conv2d``, or ``packed``: ``stem_conv2d_threshold``; None if one
-    does. Takes FakeTensors; the sizes of the image, which may be symbolic, do not count."""
-    if x.device.type != "cuda":
-        return f"no kernel on {x.device.type}"
-    index = torch.cuda.current_device() if x.device.index is None else x.device.index
+def obstacle(weight: Tensor, packed: bool, stride: Sequence[int]) -> str | None:
+    """Why no kernel serves ``stem_conv2d``, or ``packed``: ``stem_conv2d_threshold``, whatever the
+    image; None if one does. Takes FakeTensors."""
+    if weight.device.type != "cuda":
+        return f"no kernel on {weight.device.type}"
+    index = torch.cuda.current_device() if weight.device.index is None else weight.device.index
     why_not = _device_obstacle(index)
     if why_not is not None:
         return why_not
@@ -144,8 +143,17 @@ def obstacle(
         return "its filters are of symbolic size"
     from binop._cuda import prepare
 
-    geometry = checks.stem_geometry(_NAME, x, weight, stride, padding)
-    return prepare.stem_obstacle(geometry, x.dtype, packed, index)
+    out_channels, channels, rows, columns = weight.shape
+    kernel = (rows, columns)
+    geometry = Conv2dGeometry(
+        1, channels, *kernel, out_channels, kernel, (stride[0], stride[1]), (0, 0), (1, 1), 1
+    )
+    return prepare.stem_obstacle(geometry, weight.dtype, packed, index)
+
+
+def is_stem(weight: Tensor) -> bool:
+    """Whether filters see an image's few channels."""
+    return weight.ndim == 4 and bool(weight.shape[1] <= STEM_CHANNELS)
 
 
 def _device_obstacle(index: int) -> str | None:

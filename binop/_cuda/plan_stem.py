@@ -17,11 +17,10 @@ from binop._cuda.launches import (
 )
 from binop._cuda.mma_tile import FIRST_WITH_MMA
 from binop._cuda.plan_pack import Image
-from binop.geometry import Conv2dGeometry
+from binop.geometry import STEM_CHANNELS, Conv2dGeometry
 
 ELEMENTS = ("float16", "bfloat16")
-MOST_CHANNELS = 4
-MOST_TAPS = 7 * 7 * MOST_CHANNELS
+MOST_TAPS = 7 * 7 * STEM_CHANNELS
 CHANNEL_MULTIPLE = 8  # output channels that a lane stores at once
 
 # As in kernels/stem_tile.cuh.
@@ -91,8 +90,8 @@ def why_not_stem(geometry: Conv2dGeometry, call: StemCall, device: Device) -> st
         return f"its elements are {call.element}"
     if geometry.groups != 1 or geometry.dilation != (1, 1):
         return "it has groups or a dilation"
-    if geometry.channels > MOST_CHANNELS:
-        return f"it has {geometry.channels} input channels, more than {MOST_CHANNELS}"
+    if geometry.channels > STEM_CHANNELS:
+        return f"it has {geometry.channels} input channels, more than {STEM_CHANNELS}"
     if geometry.taps > MOST_TAPS:
         return f"it has {geometry.taps} taps, more than {MOST_TAPS}"
     if geometry.out_channels % CHANNEL_MULTIPLE != 0:
