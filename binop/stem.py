@@ -11,7 +11,8 @@ summing in another order. ``obstacle`` says where: elsewhere the compiler does n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -103,9 +104,8 @@ def _convolve(
 ) -> Tensor:
     """In float32: libraries round sums of 16-bit floats in ways of their own. (TensorFloat-32 holds
     both operands as they are.)"""
-    bias = None if bias is None else bias.to(torch.float32)
-    y = F.conv2d(x.to(torch.float32), weight.to(torch.float32), bias, stride, padding)  # type: ignore[arg-type]
-    return y.to(x.dtype)
+    bias = None if bias is None else bias.to(_sums)
+    return F.conv2d(x.to(_sums), weight.to(_sums), bias, stride, padding).to(x.dtype)
 
 
 def _fake(x: Tensor, *arguments: Any) -> Tensor:
@@ -118,16 +118,31 @@ def _fake_threshold(x: Tensor, *arguments: Any) -> Tensor:
 
 _kernel = on_cuda(_NAME, stem_conv2d)
 _threshold_kernel = on_cuda(_THRESHOLD_NAME, stem_conv2d_threshold)
+_use_kernel = True
+_sums = torch.float32
 
 
 def _on_cuda(*args: Any) -> Tensor:
-    y = _kernel(*args)
+    y = _kernel(*args) if _use_kernel else NotImplemented
     return stem_conv2d(*args) if y is NotImplemented else y
 
 
 def _threshold_on_cuda(*args: Any) -> Tensor:
-    signs = _threshold_kernel(*args)
+    signs = _threshold_kernel(*args) if _use_kernel else NotImplemented
     return stem_conv2d_threshold(*args) if signs is NotImplemented else signs
+
+
+@contextmanager
+def composed() -> Iterator[None]:
+    """Calls meanwhile, of any thread, are the composition, with sums in float64: what the kernel is
+    checked against."""
+    global _use_kernel, _sums
+    before = _use_kernel, _sums
+    _use_kernel, _sums = False, torch.float64
+    try:
+        yield
+    finally:
+        _use_kernel, _sums = before
 
 
 def obstacle(weight: Tensor, packed: bool, stride: Sequence[int]) -> str | None:
