@@ -30,7 +30,8 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" : : "n"(Pending) : "memory");
 }
 
-// threadIdx.x, read again: what is computed from it need not stay in registers from its last use on.
+// threadIdx.x, read again: what is computed from it need not stay in registers from its last use
+// on.
 __device__ inline int thread_index() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));

@@ -113,8 +113,8 @@ class NetworkOperands:
 
 
 def _on_grid(values: Tensor, bits: int) -> Tensor:
-    """Rounded to so many bits after the point. Sums of products of such images and filters are exact
-    in float32, whatever their order: results of kernels with different orders can be compared."""
+    """Rounded to so many bits after the point. Sums of products of such images and filters are
+    exact in float32, whatever their order: kernels with different orders can be compared."""
     return (values * 2**bits).round() / 2**bits
 
 
@@ -163,8 +163,8 @@ def _as_simulated(layer: BinaryConv2d) -> nn.Module:
 
 @dataclass(frozen=True)
 class Rewrites:
-    """Kinds of devices where the plugin makes packs part of pointwise kernels, residual sums part of
-    convolutions, and the first convolution one of its own; None: its own choice."""
+    """Kinds of devices where the plugin makes packs part of pointwise kernels, residual sums part
+    of convolutions, and the first convolution a kernel of its own; None: its own choice."""
 
     pack: frozenset[str] | None = None
     residual: frozenset[str] | None = None

@@ -5,6 +5,7 @@ exact in any order, and results those of the graph without the rewrite, to the b
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ import torch
 from harness import Rewritten, rewrite
 from networks import NETWORKS
 from torch import Tensor, nn
+from torch._inductor.utils import run_and_get_code
 
 import binop
 from binop.inductor import fuse_stem
@@ -193,6 +195,29 @@ def test_what_is_left_alone() -> None:
     half.stem = nn.Conv2d(3, 16, 3, padding=1).half()
     half.between = nn.Conv2d(16, 16, 3, padding=1).half()
     assert rewrite(half, x).counts[NAME] == 1  # not the one of 16 channels
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", ["vgg_bnn", "bireal_net"])
+def test_nothing_is_copied_around_it(name: str, last: bool) -> None:
+    """In Inductor's code the op reads the image as it comes, and what follows reads its output."""
+    network = next(network for network in NETWORKS if network.name == name)
+    model, x = _on_integers(network.build(), torch.bfloat16), _images(torch.bfloat16, network.size)
+    layout = torch.channels_last if last else torch.contiguous_format
+    model, x = model.to(memory_format=layout), x.contiguous(memory_format=layout)
+    caching = {"freezing": True, "fx_graph_cache": False}
+    with torch.no_grad(), torch._inductor.config.patch(caching):
+        torch.compiler.reset()
+        _, (code,) = run_and_get_code(torch.compile(model, backend="binop", fullgraph=True), x)
+    body = code[code.index("def call(") :]
+    calls = re.findall(
+        r"(?:= torch\.ops\.binop\.|^ +)(\w*(?:conv|cpp_fused)\w*)", body, re.MULTILINE
+    )
+    wanted = {
+        "vgg_bnn": ["stem_conv2d_threshold", "binary_conv2d_threshold"],
+        "bireal_net": ["stem_conv2d", "cpp_fused_max_pool2d_with_indices_0"],
+    }
+    assert calls[:2] == wanted[name]
 
 
 def test_through_inductor() -> None:
