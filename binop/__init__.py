@@ -15,6 +15,7 @@ from binop import (  # noqa: F401
     ops,
     pack_and_convolve,
     residual,
+    stem,
     vmap,
 )
 from binop._version import __version__

@@ -14,7 +14,8 @@ from torch import Tensor
 from binop.geometry import Pair
 from binop.packing import word_count
 
-FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+FLOAT_DTYPES = (*HALF_DTYPES, torch.float32, torch.float64)
 SIGN_DTYPES = (*FLOAT_DTYPES, torch.int8)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from binop.arguments import (
     FLOAT_DTYPES,
+    HALF_DTYPES,
     SIGN_DTYPES,
     require,
     require_clip,
@@ -299,6 +300,77 @@ def check_binary_conv2d_residual(
         activation=activation,
         shift=shift,
     )
+    return geometry
+
+
+def _stem_geometry(
+    op: str, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]
+) -> Conv2dGeometry:
+    require_rank(op, "x", x, "[N, C, H, W]")
+    require_dtype(op, "x", x, HALF_DTYPES)
+    require_rank(op, "weight", weight, "[O, C, KH, KW]")
+    require_dtype(op, "weight", weight, (x.dtype,))
+    batch, channels, height, width = x.shape
+    out_channels, filter_channels, *kernel = weight.shape
+    require(
+        filter_channels == channels,
+        lambda: text(
+            op, "weight", f"{channels} input channels", f"{filter_channels} ({tuple(weight.shape)})"
+        ),
+    )
+    return _geometry(
+        op,
+        (batch, channels, height, width),
+        (out_channels, kernel[0], kernel[1]),
+        stride,
+        padding,
+        (1, 1),
+        1,
+        0,
+    )
+
+
+def _check_stem_bias(op: str, x: Tensor, bias: Tensor | None, geometry: Conv2dGeometry) -> None:
+    if bias is not None:
+        require_dtype(op, "bias", bias, (x.dtype,))
+        require_per_channel(op, "bias", bias, geometry.out_channels)
+
+
+def check_stem_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    relu: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Conv2dGeometry:
+    op = "stem_conv2d"
+    geometry = _stem_geometry(op, x, weight, stride, padding)
+    _check_stem_bias(op, x, bias, geometry)
+    if norm is not None:
+        require_dtype(op, "norm", norm, (torch.float32,))
+        require_shape(op, "norm", norm, (4, geometry.out_channels))
+    require_same_device(op, x, weight=weight, bias=bias, norm=norm)
+    return geometry
+
+
+def check_stem_conv2d_threshold(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Conv2dGeometry:
+    op = "stem_conv2d_threshold"
+    geometry = _stem_geometry(op, x, weight, stride, padding)
+    _check_stem_bias(op, x, bias, geometry)
+    for argument, bound in (("low", low), ("high", high)):
+        require_dtype(op, argument, bound, (torch.float32,))
+        require_per_channel(op, argument, bound, geometry.out_channels)
+    require_same_device(op, x, weight=weight, bias=bias, low=low, high=high)
     return geometry
 
 

@@ -70,3 +70,13 @@ def binary_conv2d_threshold(
 ) -> Tensor:
     words = word_count(geometry.out_channels)
     return x.new_empty((geometry.batch, geometry.out_height, geometry.out_width, words))
+
+
+def stem_conv2d(x: Tensor, geometry: Conv2dGeometry) -> Tensor:
+    return _empty_output(geometry, x.dtype, x.device, torch.channels_last)
+
+
+def stem_conv2d_threshold(x: Tensor, geometry: Conv2dGeometry) -> Tensor:
+    words = word_count(geometry.out_channels)
+    size = (geometry.batch, geometry.out_height, geometry.out_width, words)
+    return x.new_empty(size, dtype=torch.int32)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from binop import pack_and_convolve, residual  # noqa: F401  (they register their ops)
+from binop import pack_and_convolve, residual, stem  # noqa: F401  (they register their ops)
 
 _ops = torch.ops.binop
 
@@ -58,6 +58,28 @@ def _binary_conv2d_residual_flops(
 ) -> int:
     groups = args[-2]
     return _packed_flops(prod(out_shape[0]), weight_shape, channels, groups)
+
+
+@register_flop_formula(_ops.stem_conv2d)
+def _stem_conv2d_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *args: Any,
+    out_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    return 2 * prod(out_shape) * prod(weight_shape[1:])
+
+
+@register_flop_formula(_ops.stem_conv2d_threshold)
+def _stem_conv2d_threshold_flops(
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *args: Any,
+    out_shape: Sequence[int],
+    **kwargs: Any,
+) -> int:
+    return 2 * prod(out_shape[:3]) * prod(weight_shape)  # The output is packed.
 
 
 @register_flop_formula(_ops.pack_and_convolve)

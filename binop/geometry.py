@@ -8,6 +8,9 @@ from dataclasses import dataclass
 # float32 holds every integer up to 2**24, so a dot product of fewer taps is exact in it.
 MAX_TAPS = 2**24
 
+# Input channels of a network's first convolution, at most.
+STEM_CHANNELS = 4
+
 Pair = tuple[int, int]
 
 

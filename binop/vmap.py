@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binop import pack_and_convolve, residual  # noqa: F401  (they register their ops)
+from binop import pack_and_convolve, residual, stem  # noqa: F401  (they register their ops)
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -111,5 +111,7 @@ for _op in (
     _ops.binary_conv2d_threshold.default,
     _ops.binary_conv2d_residual.default,
     _ops.pack_and_convolve.default,
+    _ops.stem_conv2d.default,
+    _ops.stem_conv2d_threshold.default,
 ):
     torch.library.register_vmap(_op, _batch_rule(_op), lib=LIBRARY)

@@ -92,6 +92,7 @@ __device__ inline void wait_products() {
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
+__device__ inline void keep(const void*& pointer) { asm volatile("" : "+l"(pointer)); }
 
 // The same where the assembler, which looks through `keep`, would compute it again: not through a
 // shuffle.

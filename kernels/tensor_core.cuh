@@ -30,6 +30,26 @@ __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" : : "n"(Pending) : "memory");
 }
 
+// threadIdx.x, read again: what is computed from it need not stay in registers from its last use
+// on.
+__device__ inline int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
+// Two bytes of global memory, or zero.
+__device__ inline u16 load_if(bool exists, const void* from) {
+  u16 value;
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %1, 0;\n\tmov.b16 %0, 0;\n\t"
+      "@p ld.global.u16 %0, [%2];\n\t}"
+      : "=h"(value)
+      : "r"(static_cast<int>(exists)), "l"(from)
+      : "memory");
+  return value;
+}
+
 __device__ inline u32 load_shared(u32 address) {
   u32 value;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");

@@ -8,13 +8,13 @@ import pytest
 import torch
 from bench_runs import made_up_result, run_group, tiny_plan
 
-from binop import residual
+from binop import residual, stem
 from binop.bench import gate, networks, tables
 from binop.bench.cases import NetworkCase, select
 from binop.bench.parts import part_of
 from binop.bench.result import Group, Row, from_json, to_json
 from binop.bench.verdict import judge
-from binop.inductor import fuse_pack, fuse_residual
+from binop.inductor import fuse_pack, fuse_residual, fuse_stem
 
 TINY_NETWORK = NetworkCase(
     "tiny-net", "vgg_bnn", 4, 8, {"width": 32, "resolution": 8, "stages": 1, "dense": 32}
@@ -82,15 +82,17 @@ def test_parts_of_a_network(kernel: str, part: str):
 
 def test_contenders_choose_the_rewrites(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fuse_pack, "DEVICES", {"cuda"})
-    own = (fuse_pack.DEVICES, fuse_residual.DEVICES)
+    modules = (fuse_pack, fuse_residual, fuse_stem)
+    own = [module.DEVICES for module in modules]
     with networks.Rewrites().chosen():
-        assert own == (fuse_pack.DEVICES, fuse_residual.DEVICES)
-    with networks.Rewrites(frozenset(), frozenset()).chosen():
-        assert fuse_pack.DEVICES == fuse_residual.DEVICES == set()
-    assert own == (fuse_pack.DEVICES, fuse_residual.DEVICES)
+        assert own == [module.DEVICES for module in modules]
+    with networks.Rewrites(frozenset(), frozenset(), frozenset()).chosen():
+        assert all(set() == module.DEVICES for module in modules)
+    assert own == [module.DEVICES for module in modules]
     names = [recipe.name for recipe in networks.RECIPES["cuda"]]
-    assert names == [*(recipe.name for recipe in networks.RECIPES["cpu"]), "binop-residual"]
-    assert [recipe.ours for recipe in networks.RECIPES["cuda"]] == [False] * 3 + [True] * 3
+    of_cuda = [networks.WITHOUT_STEM, networks.RESIDUAL]
+    assert names == [*(recipe.name for recipe in networks.RECIPES["cpu"]), *of_cuda]
+    assert [recipe.ours for recipe in networks.RECIPES["cuda"]] == [False] * 3 + [True] * 4
 
 
 def test_residual_sums_are_compared_with_their_composition():
@@ -103,6 +105,32 @@ def test_residual_sums_are_compared_with_their_composition():
     networks.check_residual(operands, function, "ours", composed.clone())
     with pytest.raises(gate.WrongResultError, match="tiny-net: ours: not the logits"):
         networks.check_residual(operands, function, "ours", function(operands.x))
+
+
+def test_first_convolutions_are_compared_with_torch_s():
+    operands = tiny_operands()
+    assert not operands.has_stem
+    composed = torch.randn(4, 10)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return composed + 1 if stem._use_kernel else composed
+
+    networks.check_stem(operands, function, "ours", composed.clone())
+    with pytest.raises(gate.WrongResultError, match="tiny-net: ours: not the logits"):
+        networks.check_stem(operands, function, "ours", function(operands.x))
+    assert stem._use_kernel
+
+
+def test_sums_of_the_first_convolution_are_exact():
+    """So that no order of summing shows."""
+    operands = tiny_operands()
+    filters = operands.binary[0].weight
+    sums = torch.nn.functional.conv2d(operands.x, filters)
+    exact = torch.nn.functional.conv2d(operands.x.double(), filters.double())
+    assert torch.equal(sums.double(), exact)
+    half = torch.bfloat16
+    assert torch.equal(operands.x.to(half).float(), operands.x)
+    assert torch.equal(filters.to(half).float(), filters)
 
 
 def test_wrong_decisions_of_a_network_end_the_run(monkeypatch: pytest.MonkeyPatch):

@@ -32,6 +32,10 @@ RESIDUAL = {**PACKED, "scale": torch.ones(4), "norm": torch.ones(4, 4)}
 RESIDUAL |= {"residual": torch.ones(2, 4, 3, 3), "activation": torch.ones(3, 4)}
 RESIDUAL |= {"shift": torch.ones(4), "relu": False, "stride": [1, 1], "padding": [0, 0]}
 RESIDUAL |= {"dilation": [1, 1], "groups": 1, "pad_value": 0}
+STEM = {"x": torch.ones(2, 3, 5, 5).half(), "weight": torch.ones(4, 3, 3, 3).half()}
+STEM |= {"bias": torch.ones(4).half(), "stride": [1, 1], "padding": [0, 0]}
+STEM_FLOAT = {**STEM, "norm": torch.ones(4, 4), "relu": False}
+STEM_BITS = {**STEM, "low": torch.ones(4), "high": torch.ones(4)}
 PACK = {"x": torch.ones(2, 8, 5, 5)}
 MASK = {**PACK, "scale_a": torch.ones(()), "clip": 1.0}
 UNPACK = {"packed": torch.ones(2, 5, 5, 2, dtype=torch.int32), "channels": 40}
@@ -148,6 +152,24 @@ ROWS: list[Row] = [
             ({"channels": 65}, ValueError, r"x: .*3 words.*65 channels.*got 2"),
         ]
     ],
+    *[
+        (op, valid, bad, error, pattern)
+        for op, valid in (("stem_conv2d", STEM_FLOAT), ("stem_conv2d_threshold", STEM_BITS))
+        for bad, error, pattern in [
+            ({"x": torch.ones(2, 3, 5, 5)}, TypeError, r"x: .*float16, .*bfloat16.*float32"),
+            ({"x": torch.ones(3, 5, 5).half()}, ValueError, r"x: .*4-d .*\(3, 5, 5\)"),
+            ({"x": torch.ones(2, 3, 2, 5).half()}, ValueError, r"x: .*no smaller than the kernel"),
+            ({"weight": torch.ones(4, 3, 3, 3)}, TypeError, r"weight: .*float16.*float32"),
+            ({"weight": torch.ones(4, 2, 3, 3).half()}, ValueError, r"weight: .*3 input .*got 2"),
+            ({"bias": torch.ones(4)}, TypeError, r"bias: .*float16.*float32"),
+            ({"bias": torch.ones(1).half()}, ValueError, r"bias: .*\[4\].*\(1,\)"),
+            ({"stride": [0, 1]}, ValueError, r"stride: .*at least 1, got \[0, 1\]"),
+            ({"padding": [0, -1]}, ValueError, r"padding: .*at least 0, got \[0, -1\]"),
+        ]
+    ],
+    ("stem_conv2d", STEM_FLOAT, {"norm": torch.ones(4)}, ValueError, r"norm: .*\(4, 4\).*\(4,\)"),
+    ("stem_conv2d_threshold", STEM_BITS, {"low": torch.ones(3)}, ValueError, r"low: .*\[4\]"),
+    ("stem_conv2d_threshold", STEM_BITS, {"high": torch.ones(4).half()}, TypeError, r"high: "),
     ("pack", PACK, {"x": torch.ones(8, 5, 5)}, ValueError, r"x: .*4-d .*\(8, 5, 5\)"),
     ("pack", PACK, {"x": torch.ones(2, 8, 5, 5).int()}, TypeError, r"x: .*int8.*int32"),
     ("pack_with_mask", MASK, {"scale_a": torch.ones(2)}, ValueError, r"scale_a: .*1 element"),
@@ -190,6 +212,8 @@ def test_bad_arguments(row: Row) -> None:
         ("binary_conv2d_threshold", THRESHOLD),
         ("binary_conv2d_residual", RESIDUAL),
         ("pack_with_mask", MASK),
+        ("stem_conv2d", STEM_FLOAT),
+        ("stem_conv2d_threshold", STEM_BITS),
     ],
 )
 def test_device_mix(op: str, valid: dict[str, Any]) -> None:

@@ -70,7 +70,16 @@ def _residual_samples(
     yield op, (*packed, scale[:1], norm, residual, activation, shift, True, *options), {}
 
 
-SAMPLES = list(_samples())
+def _stem_samples() -> Iterator[Sample]:
+    x, weight = torch.randn(2, 3, 9, 8).half(), torch.randn(40, 3, 3, 3).half()
+    low, norm = torch.randn(40), torch.rand(4, 40)
+    for bias in (None, torch.randn(40).half()):
+        rest = ([2, 1], [1, 0])
+        yield ops.stem_conv2d.default, (x, weight, bias, norm, bias is None, *rest), {}
+        yield ops.stem_conv2d_threshold.default, (x, weight, bias, low, low + 1, *rest), {}
+
+
+SAMPLES = [*_samples(), *_stem_samples()]
 
 
 @pytest.mark.compile

@@ -346,3 +346,79 @@ def binary_conv2d_residual(
         ),
     )
     return run(x, at_x, at_weight, at_scale, at_norm, at_residual, at_activation, at_shift)
+
+
+def stem_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: Tensor | None,
+    relu: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Any:
+    """NotImplemented where the kernel does not take the shape."""
+    norm = None if norm is None else norm.contiguous()
+    at_x, at_weight = x.data_ptr(), weight.data_ptr()
+    at_bias = 0 if bias is None else bias.data_ptr()
+    at_norm = 0 if norm is None else norm.data_ptr()
+    key = (
+        "stem_conv2d",
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        weight.get_device(),
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.get_device()),
+        None if norm is None else (norm.shape, norm.dtype, norm.get_device()),
+        relu,
+        tuple(stride),
+        tuple(padding),
+    )
+    run = _prepared.get(key) or _keep(
+        key, prepare.prepare_stem_conv2d(x, weight, bias, norm, relu, stride, padding)
+    )
+    return run(x, at_x, at_weight, at_bias, at_norm)
+
+
+def stem_conv2d_threshold(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Any:
+    """NotImplemented where the kernel does not take the shape."""
+    low, high = low.contiguous(), high.contiguous()
+    at_x, at_weight = x.data_ptr(), weight.data_ptr()
+    at_low, at_high = low.data_ptr(), high.data_ptr()
+    at_bias = 0 if bias is None else bias.data_ptr()
+    key = (
+        "stem_conv2d_threshold",
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.get_device(),
+        weight.shape,
+        weight.stride(),
+        weight.dtype,
+        weight.get_device(),
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.get_device()),
+        low.shape,
+        low.dtype,
+        low.get_device(),
+        high.shape,
+        high.dtype,
+        high.get_device(),
+        tuple(stride),
+        tuple(padding),
+    )
+    run = _prepared.get(key) or _keep(
+        key, prepare.prepare_stem_conv2d_threshold(x, weight, bias, low, high, stride, padding)
+    )
+    return run(x, at_x, at_weight, at_bias, at_low, at_high)

@@ -26,12 +26,20 @@ from binop._cuda.launches import (
     CONV_POINTERS,
     PACK_POINTERS,
     RESIDUAL_POINTERS,
+    STEM_POINTERS,
     UNPACK_POINTERS,
     Launch,
 )
 from binop._cuda.plan_conv import plan_conv, plan_residual_sum, why_no_residual_sum
 from binop._cuda.plan_fused import plan_fused
 from binop._cuda.plan_pack import Image, plan_pack, plan_unpack
+from binop._cuda.plan_stem import (
+    StemCall,
+    plan_stem,
+    why_no_stem_device,
+    why_not_image,
+    why_not_stem,
+)
 from binop._cuda.plan_wgmma import why_no_wgmma_device
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format
@@ -314,5 +322,75 @@ def prepare_binary_conv2d_residual(
             0,
         )
         return y, signs
+
+    return run
+
+
+def stem_device_obstacle(device: int) -> str | None:
+    """Why a device has no kernel for ``stem_conv2d``."""
+    return why_no_stem_device(device_facts(device))
+
+
+def stem_obstacle(
+    geometry: Conv2dGeometry, dtype: torch.dtype, packed: bool, device: int
+) -> str | None:
+    """Why no kernel serves ``stem_conv2d`` (or, ``packed``, the op of bits), whatever the image."""
+    call = StemCall(_NAMES[dtype], bias=True, packed=packed, norm=not packed)
+    return why_not_stem(geometry, call, device_facts(device))
+
+
+def _stem(
+    x: Tensor, weight: Tensor, geometry: Conv2dGeometry, call: StemCall
+) -> Callable[..., None] | None:
+    """The launch; None where the kernel does not take the shape."""
+    facts = device_facts(_index(x))
+    image = _image(x)
+    if why_not_stem(geometry, call, facts) or why_not_image(geometry, image):
+        return None
+    launch = plan_stem(geometry, call, image, _image(weight), facts)
+    return _load(launch, STEM_POINTERS, x)
+
+
+def prepare_stem_conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: Tensor | None, relu: bool, *options: Any
+) -> Run:
+    geometry = checks.check_stem_conv2d(x, weight, bias, norm, relu, *options)
+    call = StemCall(
+        _NAMES[x.dtype],
+        bias is not None,
+        norm=norm is not None,
+        relu=relu,
+        bias_stride=_stride(bias),
+    )
+    launch = _stem(x, weight, geometry, call)
+    if launch is None:
+        return lambda *arguments: NotImplemented
+    empty = _allocator(x, _out_shape(geometry), x.dtype, torch.channels_last)
+
+    def run(x: Tensor, at_x: int, at_weight: int, at_bias: int, at_norm: int) -> Tensor:
+        out = empty(x)
+        launch(at_x, at_weight, out.data_ptr(), at_bias, at_norm, 0, 0)
+        return out
+
+    return run
+
+
+def prepare_stem_conv2d_threshold(
+    x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor, high: Tensor, *options: Any
+) -> Run:
+    geometry = checks.check_stem_conv2d_threshold(x, weight, bias, low, high, *options)
+    call = StemCall(_NAMES[x.dtype], bias is not None, packed=True, bias_stride=_stride(bias))
+    launch = _stem(x, weight, geometry, call)
+    if launch is None:
+        return lambda *arguments: NotImplemented
+    batch, out_channels, height, width = _out_shape(geometry)
+    empty = _allocator(x, (batch, height, width, word_count(out_channels)), torch.int32)
+
+    def run(
+        x: Tensor, at_x: int, at_weight: int, at_bias: int, at_low: int, at_high: int
+    ) -> Tensor:
+        out = empty(x)
+        launch(at_x, at_weight, out.data_ptr(), at_bias, 0, at_low, at_high)
+        return out
 
     return run

@@ -1,6 +1,6 @@
 """The kernels that the plans can ask for, and compiling them without a device.
 
-Of conv_wgmma and conv_wgmma_rows, whose geometry is compiled in, only those of common layers.
+Of conv_wgmma, conv_wgmma_rows and stem, whose geometry is compiled in, only those of common layers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from binop._cuda.mma_tile import (
 from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
+from binop._cuda.plan_stem import StemCall, stem_kernel
 from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
 from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
@@ -54,6 +55,7 @@ def kernels() -> Iterator[Kernel]:
         for tile in TILES:
             yield from _mma_kernels(out, tile)
     yield from _wgmma_kernels()
+    yield from _stem_kernels()
     yield from (MMA_PEAK, WGMMA_PEAK)
 
 
@@ -86,6 +88,18 @@ def _wgmma_kernels() -> Iterator[Kernel]:
     yield from {kernel: None for kernel in _tuned_kernels() if kernel not in seen}
 
 
+def _stem_kernels() -> Iterator[Kernel]:
+    """These, too: here for the first layers of a ResNet and a VGG."""
+    for (taps, stride), element in product(((7, 2), (3, 1), (3, 2)), ("float16", "bfloat16")):
+        geometry = Conv2dGeometry(
+            256, 3, 224, 224, 64, (taps,) * 2, (stride,) * 2, (taps // 2,) * 2, (1, 1), 1
+        )
+        for bias in (False, True):
+            yield stem_kernel(geometry, StemCall(element, bias, packed=True))
+            for norm, relu in product((False, True), repeat=2):
+                yield stem_kernel(geometry, StemCall(element, bias, norm=norm, relu=relu))
+
+
 def _tuned_kernels() -> Iterator[Kernel]:
     """Those that the table of measured choices adds."""
     for entry in tuned.load(tuned.PATH):
@@ -101,7 +115,7 @@ def runs_on(kernel: Kernel, arch: str) -> bool:
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
     if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu", "wgmma_peak.cu"):
         return capability == WITH_WGMMA
-    if kernel.source == "mma_peak.cu":
+    if kernel.source in ("mma_peak.cu", "stem.cu"):
         return capability >= FIRST_WITH_MMA
     if kernel.source != "conv_mma.cu":
         return True

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binop import residual
+from binop import residual, stem
 from binop.bench.cases import NetworkCase
 from binop.bench.contender import Contender, Recipe
 from binop.bench.gate import WrongResultError
@@ -62,7 +62,7 @@ class NetworkOperands:
         self.autotune = autotune
         torch.manual_seed(seed)
         self._device, self._dtype = device, dtype
-        x = torch.randn(case.n, 3, case.size, case.size)
+        x = _on_grid(torch.randn(case.n, 3, case.size, case.size), 2)
         self.x = x.to(device, dtype).contiguous(memory_format=torch.channels_last)
         self.binary = self._prepare(load(case.model, case.options))
         self._by_inductor: Callable[[Tensor], Tensor] | None = None
@@ -77,8 +77,16 @@ class NetworkOperands:
             # Running statistics near those of the sums, which grow with their taps.
             model.train()
             model(torch.randn(2, 3, self.case.size, self.case.size).to(self._device))
+        first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+        first.weight.data = _on_grid(first.weight.data, 9)
         model = model.eval().to(self._dtype)
         return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def has_stem(self) -> bool:
+        """Whether the plugin has a kernel for the first convolution."""
+        on_cuda = self._device.type == "cuda" and self._dtype is not torch.float32
+        return on_cuda and torch.cuda.current_device() in stem.cuda_devices()
 
     def float_peer(self) -> nn.Module:
         """The named float network, else the same one with float convolutions."""
@@ -102,6 +110,12 @@ class NetworkOperands:
         if self._reference is None:
             self._reference = self.by_inductor(self.x)
         return self._reference
+
+
+def _on_grid(values: Tensor, bits: int) -> Tensor:
+    """Rounded to so many bits after the point. Sums of products of such images and filters are
+    exact in float32, whatever their order: kernels with different orders can be compared."""
+    return (values * 2**bits).round() / 2**bits
 
 
 def _replaced(model: nn.Module, make: Callable[[BinaryConv2d], nn.Module]) -> nn.Module:
@@ -149,25 +163,28 @@ def _as_simulated(layer: BinaryConv2d) -> nn.Module:
 
 @dataclass(frozen=True)
 class Rewrites:
-    """Kinds of devices where the plugin makes packs part of pointwise kernels, and residual sums
-    part of convolutions; None: its own choice."""
+    """Kinds of devices where the plugin makes packs part of pointwise kernels, residual sums part
+    of convolutions, and the first convolution a kernel of its own; None: its own choice."""
 
     pack: frozenset[str] | None = None
     residual: frozenset[str] | None = None
+    stem: frozenset[str] | None = None
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        from binop.inductor import fuse_pack, fuse_residual
+        from binop.inductor import fuse_pack, fuse_residual, fuse_stem
 
-        own = fuse_pack.DEVICES, fuse_residual.DEVICES
+        own = fuse_pack.DEVICES, fuse_residual.DEVICES, fuse_stem.DEVICES
         if self.pack is not None:
             fuse_pack.DEVICES = set(self.pack)
         if self.residual is not None:
             fuse_residual.DEVICES = set(self.residual)
+        if self.stem is not None:
+            fuse_stem.DEVICES = set(self.stem)
         try:
             yield
         finally:
-            fuse_pack.DEVICES, fuse_residual.DEVICES = own
+            fuse_pack.DEVICES, fuse_residual.DEVICES, fuse_stem.DEVICES = own
 
 
 _OWN_CHOICE = Rewrites()
@@ -220,6 +237,21 @@ def check_residual(
         )
 
 
+def check_stem(
+    operands: NetworkOperands, function: Callable[[Tensor], Tensor], name: str, logits: Tensor
+) -> None:
+    """Raises WrongResultError where the first convolution's kernel is not what torch computes, with
+    all else the same. (Inductor's own code folds its BatchNorm into filters of 16 bits: other last
+    bits, which decide signs.)"""
+    with stem.composed():
+        wanted = function(operands.x)
+    if not torch.equal(logits, wanted):
+        raise WrongResultError(
+            f"{operands.case.name}: {name}: not the logits of the same network with its first "
+            "convolution computed by torch"
+        )
+
+
 def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
     """CUDA kernels of one call: name, launches and microseconds, most time first."""
     from torch.profiler import ProfilerActivity, profile
@@ -238,6 +270,7 @@ def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
 
 
 RESIDUAL = "binop-residual"
+WITHOUT_STEM = "binop-without-stem"
 
 
 def _contender(
@@ -246,6 +279,8 @@ def _contender(
     gate: Callable[[Tensor], None] | None = None
     if name == RESIDUAL:
         gate = partial(check_residual, operands, function, name)
+    elif name.startswith("binop") and name != WITHOUT_STEM and operands.has_stem:
+        gate = partial(check_stem, operands, function, name)
     elif name.startswith("binop"):
         gate = partial(check, operands, name)
     return Contender([partial(function, operands.x)], Work(0, 0, "none"), gate, by_kernel=True)
@@ -259,8 +294,11 @@ def _recipe(name: str, make: Callable[[NetworkOperands], Callable[[Tensor], Tens
     )
 
 
-def _by_binop(name: str, pack: Iterable[str], residual: Iterable[str]) -> Recipe:
-    rewrites = Rewrites(frozenset(pack), frozenset(residual))
+def _by_binop(
+    name: str, pack: Iterable[str], residual: Iterable[str], stem: Iterable[str] | None = None
+) -> Recipe:
+    of_stem = None if stem is None else frozenset(stem)
+    rewrites = Rewrites(frozenset(pack), frozenset(residual), of_stem)
     return _recipe(name, lambda operands: compiled(operands.binary, "binop", operands, rewrites))
 
 
@@ -276,6 +314,11 @@ _CPU_RECIPES = (
 )
 RECIPES = {
     "cpu": _CPU_RECIPES,
-    # With the one kernel for a convolution and its residual sum, where there is one.
-    "cuda": (*_CPU_RECIPES, _by_binop(RESIDUAL, _EVERYWHERE, _EVERYWHERE)),
+    "cuda": (
+        *_CPU_RECIPES,
+        # With a library's first convolution.
+        _by_binop(WITHOUT_STEM, _EVERYWHERE, (), ()),
+        # With the one kernel for a convolution and its residual sum, where there is one.
+        _by_binop(RESIDUAL, _EVERYWHERE, _EVERYWHERE),
+    ),
 }

@@ -21,6 +21,9 @@ from binop.inductor.chain import Chain
 from binop.inductor.constants import Constants
 from binop.inductor.graph import arguments, substitute, value
 
+# Values that one block of channels is evaluated on: bounds the memory (16 MB a temporary).
+BLOCK_VALUES = 2**22
+
 _HALVES = (torch.float16, torch.bfloat16)
 _CONVERT = torch.ops.prims.convert_element_type.default
 

@@ -91,18 +91,13 @@ def find_site(convolution: Node) -> Site | str:
     if arguments(convolution)["bias"] is not None:
         return "it has a bias"
     node, relu = _skip(convolution), False
-    if _only_user(node, _aten.relu.default):
+    if only_user(node, _aten.relu.default):
         node, relu = _skip(_user(node)), True
-    norm = []
-    for op in (_aten.sub.Tensor, _aten.mul.Tensor, _aten.mul.Tensor, _aten.add.Tensor):
-        if not _only_user(node, op):
-            return "no BatchNorm follows it"
-        node, operand = _user(node), _operand(_user(node), node)
-        if operand is None or not is_per_channel(operand):
-            return "no BatchNorm follows it"
-        norm.append(operand)
-    node = _skip(node)
-    if not _only_user(node, _aten.add.Tensor):
+    found = find_norm(node)
+    if found is None:
+        return "no BatchNorm follows it"
+    node, norm = _skip(found[0]), found[1]
+    if not only_user(node, _aten.add.Tensor):
         return "no residual is added to it"
     node, residual = _user(node), _operand(_user(node), node)
     residual = None if residual is None else unwrapped(residual)
@@ -117,10 +112,24 @@ def find_site(convolution: Node) -> Site | str:
             return _unless_rounded(site)
     for user in y.users:
         shift = _operand(user, y) if is_op(user, _aten.add.Tensor) else None
-        if shift is not None and is_per_channel(shift) and _only_user(user, _ops.pack.default):
+        if shift is not None and is_per_channel(shift) and only_user(user, _ops.pack.default):
             site = Site(convolution, relu, norm, residual, activation, y, shift, _user(user))
             return _unless_rounded(site)
     return "no binary convolution reads the sum"
+
+
+def find_norm(node: Node) -> tuple[Node, list[Node]] | None:
+    """A BatchNorm as Inductor decomposes it that alone reads a node: its end, and its per-channel
+    operands (mean, 1 / std, weight, bias)."""
+    norm = []
+    for op in (_aten.sub.Tensor, _aten.mul.Tensor, _aten.mul.Tensor, _aten.add.Tensor):
+        if not only_user(node, op):
+            return None
+        node, operand = _user(node), _operand(_user(node), node)
+        if operand is None or not is_per_channel(operand):
+            return None
+        norm.append(operand)
+    return node, norm
 
 
 def _unless_rounded(site: Site) -> Site | str:
@@ -136,7 +145,7 @@ def _unless_rounded(site: Site) -> Site | str:
 
 def _skip(node: Node) -> Node:
     """Past copies and conversions between floats, as long as one reader follows the other."""
-    while _only_user(node, _aten.clone.default, _aten.alias.default, _CONVERT):
+    while only_user(node, _aten.clone.default, _aten.alias.default, _CONVERT):
         node = _user(node)
     return node
 
@@ -145,7 +154,7 @@ def _user(node: Node) -> Node:
     return next(iter(node.users))
 
 
-def _only_user(node: Node, *ops: Any) -> bool:
+def only_user(node: Node, *ops: Any) -> bool:
     return len(node.users) == 1 and is_op(_user(node), *ops)
 
 
@@ -162,11 +171,11 @@ def _operand(node: Node, first: Node) -> Node | None:
 
 def _rprelu(node: Node) -> tuple[Node, list[Node]] | None:
     """``where(v > 0, v, slope * v) + after`` of ``v = node + before``: its end and operands."""
-    if not _only_user(node, _aten.add.Tensor):
+    if not only_user(node, _aten.add.Tensor):
         return None
     v, before = _user(node), _operand(_user(node), node)
     where = next((user for user in v.users if is_op(user, _aten.where.self)), None)
-    if before is None or where is None or not _only_user(where, _aten.add.Tensor):
+    if before is None or where is None or not only_user(where, _aten.add.Tensor):
         return None
     condition, kept, scaled = where.args
     if kept is not v or not is_op(condition, _aten.gt.Scalar) or condition.args != (v, 0):  # type: ignore[union-attr]
@@ -183,6 +192,7 @@ def _rprelu(node: Node) -> tuple[Node, list[Node]] | None:
 
 def _fuse(graph: Graph, site: Site) -> None:
     values = arguments(site.convolution)
+    channels = value(site.convolution).shape[1]
     with graph.inserting_before(site.pack):
         both = call(
             graph,
@@ -191,10 +201,10 @@ def _fuse(graph: Graph, site: Site) -> None:
             values["weight"],
             values["channels"],
             values["scale"],
-            _rows(graph, site, site.norm),
+            rows(graph, site.norm, channels),
             site.residual,
-            None if site.activation is None else _rows(graph, site, site.activation),
-            None if site.shift is None else _row(graph, site, site.shift, []),
+            None if site.activation is None else rows(graph, site.activation, channels),
+            None if site.shift is None else _row(graph, site.shift, channels, []),
             site.relu,
             values["stride"],
             values["padding"],
@@ -213,14 +223,13 @@ def _fuse(graph: Graph, site: Site) -> None:
         graph.erase_node(copied)
 
 
-def _rows(graph: Graph, site: Site, operands: list[Node]) -> Node:
-    """Per-channel operands as float32 ``[len(operands), O]``."""
-    rows = [_row(graph, site, operand, [1]) for operand in operands]
-    return call(graph, _aten.cat.default, rows, 0)
+def rows(graph: Graph, operands: list[Node], channels: int) -> Node:
+    """Per-channel operands as float32 ``[len(operands), channels]``."""
+    parts = [_row(graph, operand, channels, [1]) for operand in operands]
+    return call(graph, _aten.cat.default, parts, 0)
 
 
-def _row(graph: Graph, site: Site, operand: Node, leading: list[int]) -> Node:
-    channels = value(site.convolution).shape[1]
+def _row(graph: Graph, operand: Node, channels: int, leading: list[int]) -> Node:
     if value(operand).dtype is not torch.float32:
         operand = call(graph, _CONVERT, operand, torch.float32)
     size = value(operand).numel()

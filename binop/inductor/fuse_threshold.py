@@ -23,7 +23,7 @@ from torch.fx import Graph, Node
 from binop.inductor import monotonic, pool, report, search
 from binop.inductor.chain import CONVOLUTIONS, Chain, find_chain
 from binop.inductor.constants import Constants
-from binop.inductor.evaluate import Dots, Evaluator, known, sign_decisions
+from binop.inductor.evaluate import BLOCK_VALUES, Dots, Evaluator, known, sign_decisions
 from binop.inductor.graph import arguments, call, constant, is_op, replace, value
 from binop.inductor.thresholds import flips, read_off
 
@@ -32,8 +32,6 @@ POOL_NAME = "pool on bits"
 _ops = torch.ops.binop
 _aten = torch.ops.aten
 
-# Values that one block of channels is evaluated on: bounds the memory (16 MB a temporary).
-_BLOCK_VALUES = 2**22
 # Beyond this (minutes of evaluation) a layer stays as it is.
 _MOST_VALUES = 2**31
 
@@ -131,7 +129,7 @@ def decide(site: Site, constants: Constants, dots: Dots) -> Decision | str:
     out_channels = value(site.convolution).shape[1]
     if dots.count * out_channels > _MOST_VALUES:
         return f"{dots.count} values of each sum are too many to evaluate"
-    block = max(1, _BLOCK_VALUES // dots.count)
+    block = max(1, BLOCK_VALUES // dots.count)
     parts = []
     with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
         for start in range(0, out_channels, block):

@@ -77,7 +77,7 @@ def _lower(graph: Graph, node: Node) -> None:
             value(x).dtype,
         )
         new = y
-        if not _same_strides(value(node), value(y)):
+        if not same_strides(value(node), value(y)):
             # The op gives the memory format of x. The copy costs nothing where Inductor
             # computes on: it becomes an index in the next kernel.
             new = call(graph, _aten.clone.default, y, memory_format=torch.contiguous_format)
@@ -86,7 +86,7 @@ def _lower(graph: Graph, node: Node) -> None:
     replace(node, new)
 
 
-def _same_strides(wanted: torch.Tensor, got: torch.Tensor) -> bool:
+def same_strides(wanted: torch.Tensor, got: torch.Tensor) -> bool:
     """Whether both have the strides of ``got``, which is channels_last. Adds no guards."""
     if all(isinstance(number, int) for number in (*wanted.stride(), *got.stride())):
         return wanted.stride() == got.stride()

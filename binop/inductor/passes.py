@@ -31,6 +31,7 @@ from binop.inductor import (
     fuse_cat,
     fuse_pack,
     fuse_residual,
+    fuse_stem,
     fuse_threshold,
     join_pack,
     keep_layout,
@@ -51,8 +52,10 @@ def rewrite(graph: Graph) -> None:
     fuse_cat.run(graph)
     share.run(graph)
     if not _is_training(graph):
-        fuse_threshold.run(graph, Constants(graph))
+        constants = Constants(graph)
+        fuse_threshold.run(graph, constants)
         fuse_residual.run(graph)
+        fuse_stem.run(graph, constants)
         stable_topological_sort(graph)
         fuse_pack.run(graph)
         keep_layout.run(graph)
@@ -73,7 +76,7 @@ class BinopPass(CustomGraphPass):
     def uuid(self) -> tuple[Any, ...]:
         chosen = (fuse_pack.DEVICES, join_pack.DEVICES)
         sets = (tuple(sorted(devices)) for devices in chosen)
-        return _sources_hash(), *sets, *fuse_residual.identity()
+        return _sources_hash(), *sets, *fuse_residual.identity(), *fuse_stem.identity()
 
 
 def _is_training(graph: Graph) -> bool:

@@ -228,6 +228,7 @@ def test_pack_planes_takes_the_longest_vector(packed: Image, vector: int) -> Non
         ),
         ("peak.cuh", "PeakArguments", plan_peak.PEAK_POINTERS, plan_peak.PEAK_SIZES),
         ("conv_wgmma_residual.cuh", "ResidualPointers", launches.RESIDUAL_POINTERS, ()),
+        ("stem_tile.cuh", "StemArguments", launches.STEM_POINTERS, launches.STEM_SIZES),
     ],
 )
 def test_arguments_have_the_fields_of_the_kernels(

@@ -20,6 +20,7 @@ from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
+from binop._cuda.plan_stem import StemCall, stem_kernel
 from binop._cuda.plan_wgmma import WgmmaTile, tiles, wgmma_kernel
 from binop._cuda.plan_wgmma_rows import RowsTile, _most_consumers, wgmma_rows_kernel
 from binop._cuda.wgmma_rows_layout import steps_of
@@ -58,6 +59,11 @@ def _rows(
     geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
     call = replace(CALL, out=out, channels_last=last, residual=residual)
     return wgmma_rows_kernel(geometry, call, tile)
+
+
+def _stem(channels: int, kernel: int, stride: int, call: StemCall) -> Kernel:
+    geometry = replace(layer(channels, 224, 64), kernel=(kernel, kernel), stride=(stride, stride))
+    return stem_kernel(geometry, call)
 
 
 # One of every source and element type, and of every tile and output.
@@ -100,6 +106,13 @@ _CHOSEN = [
     _rows("float16", 32, 3, RowsTile(32, 4), residual=_FULL_SUM),
     _rows("float32", 128, 3, RowsTile(96, 2), residual=_FULL_SUM),
 ]
+_STEMS = [
+    _stem(3, 7, 2, StemCall("bfloat16", False, norm=True)),
+    _stem(3, 3, 1, StemCall("bfloat16", False, packed=True)),
+    _stem(4, 7, 1, StemCall("float16", True, packed=True)),
+    _stem(1, 5, 3, StemCall("float16", True, norm=True, relu=True)),
+]
+_CHOSEN += _STEMS
 _WIDE = [k for k in _CHOSEN if k.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu")]
 
 
@@ -116,8 +129,10 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
         if kernel in _WIDE:
             continue
         products = [line for line in code if "MMA." in line and "HFMA2" not in line]
-        assert bool(products) == (kernel.source in ("conv_mma.cu", "mma_peak.cu"))
-        if arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
+        assert bool(products) == (kernel.source in ("conv_mma.cu", "mma_peak.cu", "stem.cu"))
+        if kernel in _STEMS:
+            assert all("HMMA.16816.F32" in line for line in products)
+        elif arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
             assert all(_BIT_PRODUCT in line for line in products)
 
 
@@ -215,6 +230,34 @@ def test_a_residual_sum_takes_fewer_cycles_than_its_memory(machine_code: Machine
     assert len([line for line in code if "HSET2" in line]) == 16  # two signs each
 
 
+def _loop(code: list[str], product: str) -> list[str]:
+    """The last one with such products: from the jump's target to the jump."""
+    last = max(i for i, line in enumerate(code) if product in line)
+    first = max(i for i, line in enumerate(code[:last]) if line.strip().startswith(".L_"))
+    end = min(i for i, line in enumerate(code) if i > last and re.search(r"\bBRA\b", line))
+    return code[first:end]
+
+
+@pytest.mark.parametrize("kernel", _STEMS)
+def test_a_stem_s_step_is_loads_masks_and_products(
+    kernel: Kernel, machine_code: MachineCode
+) -> None:
+    """The figures of stem_product.cuh: an operand's word is a load and a mask, no more."""
+    code, _ = machine_code(kernel, "sm_90a")
+    step = [line for line in _loop(code, "HMMA") if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+    assert len([line for line in step if "HMMA" in line]) == 32
+    assert len([line for line in step if re.search(r"\bLDS\b", line)]) == 16 + 4 + 1
+    assert len(step) < 100
+
+
+def _stems() -> Iterator[Kernel]:
+    calls = [StemCall("bfloat16", bias, packed=True) for bias in (False, True)]
+    for bias, norm, relu in product((False, True), repeat=3):
+        calls.append(StemCall("float16", bias, norm=norm, relu=relu))
+    for channels, kernel, stride in product(range(1, 5), (1, 2, 3, 5, 7), (1, 2, 3, 4)):
+        yield from (_stem(channels, kernel, stride, call) for call in calls)
+
+
 def _tiles_of_residual_sums() -> Iterator[Kernel]:
     options = product((_PLAIN_SUM, _FULL_SUM), (32, 64, 128, 256, 512), (1, 3), FLOATS)
     for residual, channels, kernel, out in options:
@@ -254,6 +297,7 @@ def _every_kernel() -> Iterator[tuple[Kernel, str]]:
 _STEP = 17
 _EVERY = {
     "residual sums": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_residual_sums())],
+    "stems": lambda: [(k, "sm_90a") for k in _stems()],
     "rows": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_rows())],
 }
 _SAMPLED = _EVERY | {"every architecture": lambda: list(_every_kernel())}

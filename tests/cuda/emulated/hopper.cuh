@@ -112,6 +112,7 @@ inline void commit_products() {}
 inline void wait_products() { emulated::sync_warpgroup(); }
 
 inline void keep(int&) {}
+inline void keep(const void*&) {}
 inline void pin(u32&) {}
 
 inline void store_shared(u32 address, u32 value) {

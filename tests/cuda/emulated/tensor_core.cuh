@@ -33,6 +33,12 @@ inline void wait_copies() {
   }
 }
 
+inline int thread_index() { return threadIdx.x; }
+
+inline u16 load_if(bool exists, const void* from) {
+  return exists ? *static_cast<const u16*>(from) : 0;
+}
+
 inline u32 load_shared(u32 address) {
   emulated::check_shared(address, 4);
   u32 value;
