@@ -92,12 +92,23 @@ __device__ inline float least_sum(float bound) {
   return at(first);
 }
 
-// Bounds of the sums, by a warp for a channel tile.
+// The float before another one that is not -infinity; NaN, which nothing is above, of NaN.
+__device__ inline float before(float value) {
+  const u32 bits = __float_as_uint(value);
+  if (value == 0.0f) return __uint_as_float(float32::kMinusZero | 1u);
+  return __uint_as_float(value < 0.0f ? bits + 1 : value > 0.0f ? bits - 1 : bits);
+}
+
+// Bounds of the sums, by a warp for a channel tile. The first decides nearly all: bits are sums
+// above it. The others are for channels with an upper bound, and for those whose bits are all but
+// NaN's: also -infinity's, which is above nothing.
 __device__ inline void write_constants(const StemArguments& a, int first, u8* constants) {
   float* rows = reinterpret_cast<float*>(constants);
   const float infinity = __uint_as_float(float32::kInfinity);
-  bool bounded = false;
-  for (int i = thread_index() % 32; i < kTileChannels; i += 32) {
+  const float lowest = __uint_as_float(float32::kMinusZero | (float32::kInfinity - 1));
+  const float nan = __uint_as_float(float32::kInfinity + 1);
+  bool others = false;
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < kTileChannels; i += 32) {
     const int channel = first + i;
     const bool exists = channel < a.out_channels;
     const bool negated = exists && is_negated(a, channel);
@@ -107,37 +118,43 @@ __device__ inline void write_constants(const StemArguments& a, int first, u8* co
       rows[i] = negated ? -bias : bias;
     }
     // (Rounding is the same for both signs.)
-    float lower = __uint_as_float(float32::kInfinity + 1);
+    float least = nan;
     float upper = infinity;
     if (has_bits) {
-      lower = least_sum(negated ? -a.high[channel] : a.low[channel]);
+      least = least_sum(negated ? -a.high[channel] : a.low[channel]);
       if (!negated) upper = -least_sum(-a.high[channel]);
     }
-    rows[kLower * kTileChannels + i] = lower;
+    const bool unbounded = least == -infinity;
+    rows[kLower * kTileChannels + i] = unbounded ? -infinity : before(least);
     rows[kUpper * kTileChannels + i] = upper;
-    bounded |= !(upper >= infinity);
+    rows[kUnbounded * kTileChannels + i] = unbounded ? lowest : nan;
+    others |= unbounded || !(upper >= infinity);
   }
-  const u32 any = __ballot_sync(kAllLanes, bounded);
-  if (thread_index() % 32 == 0) {
-    reinterpret_cast<u32*>(rows)[kAnyUpper * kTileChannels] = any;
-  }
+  const u32 any = __ballot_sync(kAllLanes, others);
+  if (threadIdx.x % 32 == 0) reinterpret_cast<u32*>(rows)[kOthers * kTileChannels] = any;
 }
 
-// Toggles a word's bits where `decide` says so of a sum and its channel's constant.
-template <class Decide>
-__device__ inline void toggle(u32 (&bytes)[kWarpRows], Sums& sums, u32 constants, int row, int word,
-                              Decide decide) {
-  float loaded[kLaneChannels];
-  hold();
-  load_constants(loaded, constants, row, word);
+// Byte i is of word i % 2 of pixel i / 2: the signs of differences of the channels' constants and
+// the sums, the last one first. A difference has the sign of the exact one, and NaN has none. (An
+// addition and a shift go to two pipes; a comparison and what follows from it would both go to that
+// of the shift.)
+template <class Difference>
+__device__ inline void append_signs(u32 (&bytes)[kWarpRows], Sums& sums, u32 constants, int row,
+                                    Difference difference) {
 #pragma unroll
-  for (int i = 0; i < kLaneChannels; ++i) {
+  for (int half = 1; half >= 0; --half) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int word = kTileWords - 1; word >= 0; --word) {
+      float loaded[kLaneChannels];
+      hold();
+      load_constants(loaded, constants, row, word);
 #pragma unroll
-      for (int m = 0; m < kWarpRows; ++m) {
-        const u32 bit = 1u << ((half * kTileWords + word) * 8 + i);
-        if (decide(sums.at(m, half, word, i), loaded[i])) bytes[m] ^= bit;
+      for (int i = kLaneChannels - 1; i >= 0; --i) {
+#pragma unroll
+        for (int m = 0; m < kWarpRows; ++m) {
+          const float sign = difference(loaded[i], sums.at(m, half, word, i));
+          bytes[m] = __funnelshift_l(__float_as_uint(sign), bytes[m], 1);
+        }
       }
     }
   }
@@ -146,20 +163,19 @@ __device__ inline void toggle(u32 (&bytes)[kWarpRows], Sums& sums, u32 constants
 __device__ inline void store(const StemArguments& a, Sums& sums, const Tile& tile,
                              int first_channel, u32 constants) {
   if (BIAS) add_bias(sums, constants);
-  // Byte i is of word i % 2 of pixel i / 2.
+  const auto above = [](float bound, float sum) { return __fsub_rn(bound, sum); };
+  const auto below = [](float bound, float sum) { return __fsub_rn(sum, bound); };
   u32 bytes[kWarpRows] = {};
+  append_signs(bytes, sums, constants, kLower, above);
+  if (load_shared(constants + kOthers * kConstantBytes) != 0) {
+    u32 beyond[kWarpRows] = {};
+    append_signs(beyond, sums, constants, kUpper, above);
 #pragma unroll
-  for (int word = 0; word < kTileWords; ++word) {
-    toggle(bytes, sums, constants, kLower, word, [](float y, float lower) { return y >= lower; });
-  }
-  // Upper bounds are rare. What is above one is at least the lower one, so that its bit is set.
-  if (load_shared(constants + kAnyUpper * kConstantBytes) != 0) {
+    for (int m = 0; m < kWarpRows; ++m) bytes[m] &= ~beyond[m];
+    append_signs(beyond, sums, constants, kUnbounded, below);
 #pragma unroll
-    for (int word = 0; word < kTileWords; ++word) {
-      toggle(bytes, sums, constants, kUpper, word, [](float y, float upper) { return y > upper; });
-    }
+    for (int m = 0; m < kWarpRows; ++m) bytes[m] |= beyond[m];
   }
-  hold();
   // After the exchange, lane i of four has that word.
   const int lane = thread_index() % 4;
   const int half = lane / kTileWords;

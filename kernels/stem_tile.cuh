@@ -96,8 +96,9 @@ constexpr int kConstantBytes = 4 * kTileChannels;
 constexpr int kNorm = BIAS;
 constexpr int kLower = BIAS;
 constexpr int kUpper = kLower + 1;
-constexpr int kAnyUpper = kUpper + 1;
-constexpr int kConstants = BIAS + (PACKED ? 3 : 4 * NORM);
+constexpr int kUnbounded = kUpper + 1;
+constexpr int kOthers = kUnbounded + 1;
+constexpr int kConstants = BIAS + (PACKED ? 4 : 4 * NORM);
 constexpr int kTileBytes = kFilterBytes + kConstants * kConstantBytes;
 
 // Output pixels of a block: the first of 16 x 16.

@@ -65,7 +65,7 @@ class _Layout:
         pitch_words = row_pairs + 32 * divide_up(row_words - row_pairs, 32)
         copy = (patch_rows * pitch_words * 4 + 63) // 128 * 128 + 64
         copies = 1 + strides[1] * geometry.channels % 2
-        constants = call.bias + (3 if call.packed else 4 * call.norm)
+        constants = call.bias + 4 * (call.packed or call.norm)
         return cls(
             copies * copy + 64 * steps, 32 * _TILE_CHANNELS * steps + 4 * _TILE_CHANNELS * constants
         )

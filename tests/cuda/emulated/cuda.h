@@ -282,7 +282,11 @@ inline float __int_as_float(int bits) { return same_bits<float>(bits); }
 inline int __float_as_int(float value) { return same_bits<int>(value); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
+// A NaN has no sign, as a device has it.
+inline float __fsub_rn(float a, float b) {
+  const float difference = a - b;
+  return difference == difference ? difference : __uint_as_float(0x7FFFFFFFu);
+}
 inline float __int2float_rn(int value) { return static_cast<float>(value); }
 inline float __double2float_rn(double value) { return static_cast<float>(value); }
 inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
