@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 
 import pytest
 import torch
@@ -90,35 +91,24 @@ def test_contenders_choose_the_rewrites(monkeypatch: pytest.MonkeyPatch):
         assert all(set() == module.DEVICES for module in modules)
     assert own == [module.DEVICES for module in modules]
     names = [recipe.name for recipe in networks.RECIPES["cuda"]]
-    of_cuda = [networks.WITHOUT_STEM, networks.RESIDUAL]
+    of_cuda = [networks.WITHOUT_STEM, networks.AS_IT_IS]
     assert names == [*(recipe.name for recipe in networks.RECIPES["cpu"]), *of_cuda]
     assert [recipe.ours for recipe in networks.RECIPES["cuda"]] == [False] * 3 + [True] * 4
 
 
-def test_residual_sums_are_compared_with_their_composition():
-    operands = tiny_operands()
-    composed = torch.randn(4, 10)
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return composed + 1 if residual._use_kernel else composed
-
-    networks.check_residual(operands, function, "ours", composed.clone())
-    with pytest.raises(gate.WrongResultError, match="tiny-net: ours: not the logits"):
-        networks.check_residual(operands, function, "ours", function(operands.x))
-
-
-def test_first_convolutions_are_compared_with_torch_s():
+@pytest.mark.parametrize("op", [residual, stem])
+def test_kernels_of_their_own_are_compared_with_other_ops(op: ModuleType):
     operands = tiny_operands()
     assert not operands.has_stem
     composed = torch.randn(4, 10)
 
     def function(x: torch.Tensor) -> torch.Tensor:
-        return composed + 1 if stem._use_kernel else composed
+        return composed + 1 if op._use_kernel else composed
 
-    networks.check_stem(operands, function, "ours", composed.clone())
+    networks.check_kernels(operands, function, "ours", composed.clone())
     with pytest.raises(gate.WrongResultError, match="tiny-net: ours: not the logits"):
-        networks.check_stem(operands, function, "ours", function(operands.x))
-    assert stem._use_kernel
+        networks.check_kernels(operands, function, "ours", function(operands.x))
+    assert op._use_kernel
 
 
 def test_sums_of_the_first_convolution_are_exact():

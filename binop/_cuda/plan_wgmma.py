@@ -55,7 +55,7 @@ _FILTER_CYCLES_PER_BYTE = 0.13  # their copies and the counting of their bits
 _PRODUCT_CYCLES = 39
 _PRODUCT_CYCLES_PER_CHANNEL = 0.45
 _ROUND_CYCLES = 850
-_BITS_STORE_CYCLES = 4.5  # for a channel and a consumer
+_BITS_STORE_CYCLES = 3.2  # for a channel and a consumer
 _FLOAT_STORE_CYCLES = 8.6
 
 

@@ -109,7 +109,7 @@ def _launched_registers(consumers: int) -> int:
 
 def _registers_beside(consumers: int, stores: str, residual: bool) -> int:
     if residual:
-        return 64 if consumers == 3 else 60
+        return 76 if consumers == 3 else 60
     if stores == "bits":
         return 36
     return {3: 44, 4: 52}.get(consumers, 56)

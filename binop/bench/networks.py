@@ -221,34 +221,21 @@ def check(operands: NetworkOperands, name: str, logits: Tensor) -> None:
         )
 
 
-def check_residual(
+def check_kernels(
     operands: NetworkOperands, function: Callable[[Tensor], Tensor], name: str, logits: Tensor
 ) -> None:
-    """Raises WrongResultError where a residual sum in one kernel is not what the other ops compute.
+    """Raises WrongResultError where the kernels of the first convolution and of residual sums do
+    not make what torch and the other ops do, with all else the same.
 
-    Not against Inductor's own code, which contracts multiplications and additions: in a network
-    that was never trained, a last bit decides signs, and these all that follows."""
-    with residual.composed():
-        wanted = function(operands.x)
-    if not torch.equal(logits, wanted):
-        raise WrongResultError(
-            f"{operands.case.name}: {name}: not the logits of the same network with "
-            "binary_conv2d_residual composed of the other ops"
-        )
-
-
-def check_stem(
-    operands: NetworkOperands, function: Callable[[Tensor], Tensor], name: str, logits: Tensor
-) -> None:
-    """Raises WrongResultError where the first convolution's kernel is not what torch computes, with
-    all else the same. (Inductor's own code folds its BatchNorm into filters of 16 bits: other last
-    bits, which decide signs.)"""
-    with stem.composed():
+    Not against Inductor's own code, which folds the first BatchNorm into filters of 16 bits, and
+    contracts multiplications and additions: in a network that was never trained, a last bit decides
+    signs, and these all that follows."""
+    with stem.composed(), residual.composed():
         wanted = function(operands.x)
     if not torch.equal(logits, wanted):
         raise WrongResultError(
             f"{operands.case.name}: {name}: not the logits of the same network with its first "
-            "convolution computed by torch"
+            "convolution computed by torch and its residual sums by the other ops"
         )
 
 
@@ -269,7 +256,7 @@ def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -float(row["us"]))
 
 
-RESIDUAL = "binop-residual"
+AS_IT_IS = "binop"
 WITHOUT_STEM = "binop-without-stem"
 
 
@@ -277,10 +264,10 @@ def _contender(
     operands: NetworkOperands, name: str, function: Callable[[Tensor], Tensor]
 ) -> Contender:
     gate: Callable[[Tensor], None] | None = None
-    if name == RESIDUAL:
-        gate = partial(check_residual, operands, function, name)
-    elif name.startswith("binop") and name != WITHOUT_STEM and operands.has_stem:
-        gate = partial(check_stem, operands, function, name)
+    if name == AS_IT_IS or (
+        name.startswith("binop") and name != WITHOUT_STEM and operands.has_stem
+    ):
+        gate = partial(check_kernels, operands, function, name)
     elif name.startswith("binop"):
         gate = partial(check, operands, name)
     return Contender([partial(function, operands.x)], Work(0, 0, "none"), gate, by_kernel=True)
@@ -318,7 +305,7 @@ RECIPES = {
         *_CPU_RECIPES,
         # With a library's first convolution.
         _by_binop(WITHOUT_STEM, _EVERYWHERE, (), ()),
-        # With the one kernel for a convolution and its residual sum, where there is one.
-        _by_binop(RESIDUAL, _EVERYWHERE, _EVERYWHERE),
+        # And with the one kernel for a convolution and its residual sum, where there is one.
+        _by_binop(AS_IT_IS, _EVERYWHERE, _EVERYWHERE),
     ),
 }

@@ -26,9 +26,10 @@ _ops = torch.ops.binop
 _aten = torch.ops.aten
 _CONVERT = torch.ops.prims.convert_element_type.default
 
-# Kinds of devices where the op is used. "cuda" has a kernel (some devices and shapes do not) and is
-# missing, because no network was timed with it yet.
-DEVICES: set[str] = set()
+# Kinds of devices where the op is used, where it has a kernel (some devices and shapes have none).
+# Bi-Real Net 18 on an H200 (bfloat16, 2026-11-24): 1,313 us instead of 1,599 at 256 images, 112
+# instead of 168 at one.
+DEVICES = {"cuda"}
 
 
 @dataclass(frozen=True)
