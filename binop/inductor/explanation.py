@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from binop.inductor import fuse_threshold, join_pack, lower_conv
+from binop.inductor import fuse_stem, fuse_threshold, join_pack, lower_conv
 from binop.inductor.chain import CONVOLUTIONS
 from binop.inductor.constants import Constants
 from binop.inductor.graph import arguments, is_op, layer_of
@@ -21,6 +21,7 @@ from binop.inductor.traffic import Kernel, kernels
 
 _ops = torch.ops.binop
 _THRESHOLD = _ops.binary_conv2d_threshold.default
+_BITS_OF_FLOATS = _ops.stem_conv2d_threshold.default
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Explanation:
         rows = [("layer", "input", "output"), *((r.name, r.input, r.output) for r in self.layers)]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
+        stems = [outcome for outcome in self.outcomes if outcome.rewrite == fuse_stem.NAME]
+        lines += ["", *map(str, stems)] if stems else []
         before, after = self.bytes_before, self.bytes_after
         lines += [
             "",
@@ -136,7 +139,7 @@ def _source(convolution: Node, reasons: dict[str, str]) -> str:
         if node in seen:
             continue
         seen.add(node)
-        if is_op(node, _THRESHOLD):
+        if is_op(node, _THRESHOLD, _BITS_OF_FLOATS):
             names[f"bits of {layer_of(node)}"] = None
         elif is_op(node, _ops.pack.default):
             reason = reasons.get(layer_of(node))

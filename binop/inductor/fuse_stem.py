@@ -107,6 +107,7 @@ def _fuse_bits(graph: Graph, convolution: Node, constants: Constants) -> str | N
     with graph.inserting_before(pack):
         low, high = (constant(graph, bound, convolution) for bound in bounds)
         signs = call(graph, _ops.stem_conv2d_threshold.default, *first, low, high, *last)
+        signs.meta["nn_module_stack"] = convolution.meta.get("nn_module_stack")
     report.done(NAME, convolution, "bits")
     replace(pack, signs)
     return None

@@ -88,6 +88,16 @@ def test_networks(name: str, detail: str, last: bool, dtype: torch.dtype) -> Non
     assert "aten.convolution" not in got.after.split("binop.binary_conv2d")[0]
 
 
+def test_explain_tells() -> None:
+    network = next(network for network in NETWORKS if network.name == "vgg_bnn")
+    model, x = network.build().to(torch.bfloat16), _images(torch.bfloat16, network.size)
+    found = binop.inductor.explain(model, x)
+    assert found.layers[0].input == "bits of 0"
+    assert f"0: {NAME} done: bits" in str(found)
+    found = binop.inductor.explain(model, x, freezing=False)
+    assert f"0: {NAME} not done: freezing is off" in str(found)
+
+
 class Signs(nn.Module):
     """A float convolution, something, and a binary convolution whose sums show every bit."""
 
