@@ -81,7 +81,7 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
         if channels > 96 and steps > 5 and (call.residual.activation or call.out != "bfloat16"):
             return 1
         return 2 if channels > 64 or steps > 5 else 3
-    if channels > 224 and steps > 5 and stores == "kWide":
+    if channels > 224 and steps > 5 and stores in ("kWide", "bits"):
         return 1
     if channels > 128:
         return 2
