@@ -11,6 +11,7 @@
 // The first term comes from a table of border classes; popc(a) is counted while products run.
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
+#include "conv_wgmma_copies.cuh"
 #include "conv_wgmma_epilogue.cuh"
 // (After the epilogue.)
 #include "conv_wgmma_patch.cuh"
@@ -130,7 +131,7 @@ __device__ void consume(const Work& work, int consumer) {
   const int slabs = static_cast<int>(a.slabs);
   const ChunkSteps steps = ChunkSteps::of(a);
 
-  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared);
+  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
 
   Stage stage;
 #pragma unroll 1
@@ -197,6 +198,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 2 * kWarpgroup);
     init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
+  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();
@@ -206,6 +208,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const int warpgroup = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
   if (warpgroup == 0) {
     if constexpr (CONSUMERS > 1) give_registers<kProducerRegisters>();
+    if (threadIdx.x == 0 && a.copied_bytes > 0) {
+      copy_filters(a, work.channels, kTaps * static_cast<int>(a.group_words),
+                   work.shared + work.layout.copies, work.shared + Layout::kCopied);
+    }
+    __syncwarp();
     produce(work);
   } else {
     if constexpr (CONSUMERS > 1) take_registers<kConsumerRegisters>();

@@ -9,6 +9,7 @@
 // The last warpgroup produces patches; those before it consume them.
 #include "conv_wgmma_rows_tile.cuh"
 // (After the tile.)
+#include "conv_wgmma_copies.cuh"
 #include "conv_wgmma_epilogue.cuh"
 // (After the epilogue.)
 #include "conv_wgmma_rows_filters.cuh"
@@ -182,6 +183,8 @@ __device__ inline void prepare(const Work& work) {
 
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
+  prepare_places(work);
+  wait_for_launch_before();
   prepare<OUT>(work);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
@@ -227,15 +230,20 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, kProducers);
     init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
-  fill_sides(a, work.shared + work.layout.patches);
-  prepare_places(work);
+  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
   __syncthreads();
-  wait_for_launch_before();
 
   // The same in all lanes, and known to be.
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   if (warp >= 4 * CONSUMERS) {
     if constexpr (kHandsOver) give_registers<kProducerRegisters>();
+    wait_for_launch_before();
+    if (threadIdx.x == kConsumerThreads) {
+      copy_filters(a, work.channels, kTaps * WORDS, work.shared + work.layout.copies,
+                   work.shared + Layout::kCopied);
+    }
+    __syncwarp();
+    fill_sides(a, work.shared + work.layout.patches, warp - 4 * CONSUMERS);
     produce(work, warp - 4 * CONSUMERS);
   } else {
     if constexpr (kHandsOver) take_registers<kConsumerRegisters>();

@@ -6,6 +6,7 @@
 #include "conv_wgmma_rows_tile.cuh"
 // (After the tile.)
 #include "conv_wgmma_rows_bits.cuh"
+#include "count_words.cuh"
 
 constexpr int kConsumerBarrier = 1;
 
@@ -15,32 +16,42 @@ __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsum
 constexpr int kLoadWords = WORDS < kChunkWords ? WORDS : kChunkWords;
 
 template <int Words>
-__device__ inline void load_words(u32* to, const u32* from, bool exists) {
+__device__ inline void load_words(u32* to, u32 from) {
   if constexpr (Words == 4) {
-    const uint4 loaded =
-        exists ? *reinterpret_cast<const uint4*>(from) : make_uint4(0u, 0u, 0u, 0u);
+    const uint4 loaded = load_chunk(from);
     to[0] = loaded.x;
     to[1] = loaded.y;
     to[2] = loaded.z;
     to[3] = loaded.w;
   } else if constexpr (Words == 2) {
-    const u64 loaded = exists ? *reinterpret_cast<const u64*>(from) : 0u;
-    to[0] = static_cast<u32>(loaded);
-    to[1] = static_cast<u32>(loaded >> 32);
+    load_pair(to[0], to[1], from);
   } else {
-    to[0] = exists ? *from : 0u;
+    to[0] = load_shared(from);
   }
 }
 
 // A step's words of one filter, which stand side by side there too.
 struct StepWords {
+  static constexpr bool kSwaps = WORDS == kStepWords;
+
   u32 words[kStepWords];
 
-  __device__ void load(const u32* filter, int step, bool exists) {
+  // `swapped`: its second half first, which keeps lanes of one bank apart.
+  __device__ void load(u32 filter, int step, bool exists, bool swapped) {
 #pragma unroll
     for (int i = 0; i < kStepWords; i += kLoadWords) {
-      const int word = step * kStepWords + i;
-      load_words<kLoadWords>(words + i, filter + word, exists && word < kTaps * WORDS);
+      const int word = step * kStepWords + (swapped ? kStepWords - kLoadWords - i : i);
+#pragma unroll
+      for (int j = 0; j < kLoadWords; ++j) words[i + j] = 0;
+      if (exists && word < kTaps * WORDS) load_words<kLoadWords>(words + i, filter + 4 * word);
+    }
+    if constexpr (kSwaps) {
+#pragma unroll
+      for (int j = 0; j < kChunkWords; ++j) {
+        const u32 first = words[j];
+        words[j] = swapped ? words[kChunkWords + j] : first;
+        words[kChunkWords + j] = swapped ? first : words[kChunkWords + j];
+      }
     }
   }
 
@@ -50,12 +61,7 @@ struct StepWords {
     for (int tap = 0; tap < kStepTaps; ++tap) words[tap * WORDS + WORDS - 1] &= mask;
   }
 
-  __device__ int set_bits(int tap) const {
-    int set = 0;
-#pragma unroll
-    for (int word = 0; word < WORDS; ++word) set += __popc(words[tap * WORDS + word]);
-    return set;
-  }
+  __device__ int set_bits(int tap) const { return count_words<WORDS>(words + tap * WORDS); }
 
   // In the order of Depth.
   __device__ uint4 chunk(int half) const {
@@ -78,14 +84,18 @@ struct FilterColumns {
 
   StepWords steps[kRounds];
 
-  static __device__ int step_at(int round) { return round * kSide + threadIdx.x % 32 / 8; }
+  // Of neighbouring columns, every second has a channel 8 further, which falls into the same banks.
+  static __device__ int step_at(int round) {
+    return round * kSide + (threadIdx.x % 32 / 8 ^ threadIdx.x % 8 / 2);
+  }
 
-  __device__ void load(const WgmmaArguments& a, const Channels& channels, int column) {
+  __device__ void load(const Work& work, int column) {
     const int channel = column_of(column);  // (its own inverse)
-    const u32* filter = a.weight + static_cast<i64>(channels.first + channel) * (kTaps * WORDS);
+    const u32 filter = work.shared + work.layout.copies + channel * (kTaps * kPixelBytes);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      steps[round].load(filter, step_at(round), channel < channels.count);
+      steps[round].load(filter, step_at(round), channel < work.channels.count,
+                        StepWords::kSwaps && column % 2 != 0);
     }
   }
 
@@ -120,16 +130,20 @@ struct FilterColumns {
 
 // Of the channels of all taps: whatever the tails of the activations hold does not count.
 __device__ inline void write_ones(const Work& work) {
-  constexpr int kWords = (kColumns - TILE_N) * kChunkWords;
+  constexpr int kOnes = kColumns - TILE_N;
   const u32 mask = tail_mask(work.a.group_channels);
+  const u32 to = work.shared + work.layout.filters + TILE_N * kChunkBytes;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kWords * kChunks; i += kThreads) {
-    const int chunk = i / kWords;
-    const Depth depth = Depth::at(chunk, i % kChunkWords);
-    const u32 ones = depth.word == WORDS - 1 ? mask : ~0u;
-    store_shared(work.shared + work.layout.filters + chunk * kFilterChunkBytes +
-                     TILE_N * kChunkBytes + 4 * (i % kWords),
-                 depth.tap < kTaps ? ones : 0u);
+  for (int i = threadIdx.x; i < kOnes * kChunks; i += kConsumerThreads) {
+    const int chunk = i / kOnes;
+    u32 words[kChunkWords];
+#pragma unroll
+    for (int t = 0; t < kChunkWords; ++t) {
+      const Depth depth = Depth::at(chunk, t);
+      words[t] = depth.tap >= kTaps ? 0u : depth.word == WORDS - 1 ? mask : ~0u;
+    }
+    store_chunk(to + chunk * kFilterChunkBytes + i % kOnes * kChunkBytes,
+                make_uint4(words[0], words[1], words[2], words[3]));
   }
 }
 
@@ -139,7 +153,7 @@ __device__ inline void write_parts(const Work& work) {
   const int height = static_cast<int>(a.out_height);
   const int parts = height + static_cast<int>(a.out_width);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < parts; i += kThreads) {
+  for (int i = threadIdx.x; i < parts; i += kConsumerThreads) {
     const bool of_row = i < height;
     const BorderAxis axis = {
         static_cast<int>(of_row ? a.stride_rows : a.stride_columns),
@@ -164,7 +178,7 @@ __device__ inline void write_spots(const Work& work) {
   const int width = static_cast<int>(work.a.out_width);
   const u32 parts = work.shared + work.layout.parts;
 #pragma unroll 1
-  for (int row = threadIdx.x / 32; row < height; row += kThreads / 32) {
+  for (int row = threadIdx.x / 32; row < height; row += kConsumerThreads / 32) {
     const u32 of_row = load_shared(parts + 4 * row);
 #pragma unroll 1
     for (int column = threadIdx.x % 32; column < width; column += 32) {
@@ -174,43 +188,60 @@ __device__ inline void write_spots(const Work& work) {
   }
 }
 
-// The sums of two neighbouring channels over the taps that a border class leaves.
-__device__ inline void counted_of(const Work& work, int border, int channel, int (&counted)[2]) {
-  const WgmmaArguments& a = work.a;
-  const int row_class = divide_small(border, a.column_classes_inverse);
-  const int column_class = border - row_class * Layout::column_classes(a);
-  const TapRange rows =
-      TapRange::left_by(row_class, static_cast<int>(a.cut_first_rows), KERNEL_ROWS);
-  const TapRange columns =
-      TapRange::left_by(column_class, static_cast<int>(a.cut_first_columns), KERNEL_COLUMNS);
-  const u32 from = work.shared + Layout::kCounted + 4 * channel;
-  counted[0] = counted[1] = 0;
-#pragma unroll(kTaps <= 9 ? KERNEL_ROWS : 1)
-  for (int row = 0; row < KERNEL_ROWS; ++row) {
+// What is counted of two neighbouring channels in each row of taps, over the columns that a border
+// class leaves.
+struct CountedRows {
+  int rows[KERNEL_ROWS][2];
+
+  static __device__ CountedRows of(const Work& work, int column_class, int channel) {
+    const TapRange columns =
+        TapRange::left_by(column_class, static_cast<int>(work.a.cut_first_columns), KERNEL_COLUMNS);
+    const u32 from = work.shared + Layout::kCounted + 4 * channel;
+    CountedRows counted = {};
 #pragma unroll
-    for (int column = 0; column < KERNEL_COLUMNS; ++column) {
-      u32 of_tap[2];
-      load_pair(of_tap[0], of_tap[1], from + 4 * TILE_N * (row * KERNEL_COLUMNS + column));
-      const bool left =
-          row >= rows.first && row < rows.end && column >= columns.first && column < columns.end;
+    for (int row = 0; row < KERNEL_ROWS; ++row) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) counted[i] += left ? static_cast<int>(of_tap[i]) : 0;
+      for (int column = 0; column < KERNEL_COLUMNS; ++column) {
+        u32 of_tap[2];
+        load_pair(of_tap[0], of_tap[1], from + 4 * TILE_N * (row * KERNEL_COLUMNS + column));
+        const bool left = column >= columns.first && column < columns.end;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) counted.rows[row][i] += left ? static_cast<int>(of_tap[i]) : 0;
+      }
+    }
+    return counted;
+  }
+
+  __device__ void sum(const TapRange& range, int (&sums)[2]) const {
+    sums[0] = sums[1] = 0;
+#pragma unroll
+    for (int row = 0; row < KERNEL_ROWS; ++row) {
+      const bool left = row >= range.first && row < range.end;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) sums[i] += left ? rows[row][i] : 0;
     }
   }
-}
+};
 
 template <class Out>
 __device__ inline void write_table(const Work& work) {
   constexpr int kPairs = TILE_N / 2;
-  const int entries = Layout::classes(work.a) * kPairs;
+  const int column_classes = Layout::column_classes(work.a);
+  const int row_classes = Layout::row_classes(work.a);
+  const int first_rows = static_cast<int>(work.a.cut_first_rows);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < entries; i += kConsumerThreads) {
-    const int border = i / kPairs;
+  for (int i = threadIdx.x; i < column_classes * kPairs; i += kConsumerThreads) {
+    const int column_class = i / kPairs;
     const int channel = i % kPairs * 2;
-    int counted[2];
-    counted_of(work, border, channel, counted);
-    const u32 of_class = work.shared + Layout::kTable + border * Layout::kClassBytes;
-    write_entries<Out>(of_class, channel, counted, work.shared + Layout::kThresholds);
+    const CountedRows counted = CountedRows::of(work, column_class, channel);
+    u32 of_class = work.shared + Layout::kTable + column_class * Layout::kClassBytes;
+#pragma unroll 1
+    for (int row_class = 0; row_class < row_classes; ++row_class) {
+      int sums[2];
+      counted.sum(TapRange::left_by(row_class, first_rows, KERNEL_ROWS), sums);
+      write_entries<Out>(of_class, channel, sums, work.shared + Layout::kThresholds);
+      of_class += column_classes * Layout::kClassBytes;
+    }
   }
 }
 
@@ -228,26 +259,21 @@ __device__ inline void write_all_constants(const Work& work) {
 __device__ inline void prepare_places(const Work& work) {
   write_parts(work);
   write_ones(work);
-  publish_to_products();
-  __syncthreads();
+  sync_consumers();
   write_spots(work);
 }
 
-// By the consumers. A block's code runs cold here, so that a loop is faster than more loads in
-// flight. Blocks of the same filters start at different ones, or all would ask one part of the
-// second-level cache at a time.
+// By the consumers. A block's code runs cold here, so that a loop is faster than unrolled code.
 template <class Out>
 __device__ inline void prepare_filters(const Work& work) {
-  const int warp = threadIdx.x / 32;
+  write_all_constants<Out>(work);
+  wait_barrier(work.shared + Layout::kCopied, 0);
 #pragma unroll 1
-  for (int i = warp; i == warp || i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
-    const bool exist = i < FilterColumns::kBlocks;
-    const int column = (i + work.first_tile) % FilterColumns::kBlocks * 8 + threadIdx.x % 8;
+  for (int i = threadIdx.x / 32; i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
+    const int column = i * 8 + threadIdx.x % 8;
     FilterColumns filters;
-    if (exist) filters.load(work.a, work.channels, column);
-    // Meanwhile.
-    if (i == warp) write_all_constants<Out>(work);
-    if (exist) filters.store(work, column);
+    filters.load(work, column);
+    filters.store(work, column);
   }
   publish_to_products();
   sync_consumers();

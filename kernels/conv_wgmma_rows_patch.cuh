@@ -93,21 +93,23 @@ __device__ inline void produce(const Work& work, int producer) {
   }
 }
 
-// The padding beside the images, which no copy reaches: a row a thread.
-__device__ inline void fill_sides(const WgmmaArguments& a, u32 patches) {
+// The padding beside the images, which no copy reaches: every fourth patch, a row a lane. What
+// other producers copy between stands when all have arrived.
+__device__ inline void fill_sides(const WgmmaArguments& a, u32 patches, int producer) {
   const u32 pitch = static_cast<u32>(a.pitch_bytes);
   const u32 inside = static_cast<u32>(a.inside_bytes);
   const u32 right = inside + static_cast<u32>(a.row_bytes);
+  const u32 stage_bytes = static_cast<u32>(a.stage_bytes);
 #pragma unroll 1
-  for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
-    const u32 end = patches + static_cast<u32>(a.stage_bytes);
+  for (int stage = producer; stage < static_cast<int>(a.stages); stage += kProducers) {
+    const u32 patch = patches + stage * stage_bytes;
+    const u32 end = patch + stage_bytes;
 #pragma unroll 1
-    for (u32 row = patches + threadIdx.x * pitch; row + pitch <= end; row += kThreads * pitch) {
+    for (u32 row = patch + threadIdx.x % 32 * pitch; row + pitch <= end; row += 32 * pitch) {
 #pragma unroll 1
       for (u32 to = 0; to < inside; to += 16) fill_shared(row + to, kPadWord);
 #pragma unroll 1
       for (u32 to = right; to < pitch; to += 16) fill_shared(row + to, kPadWord);
     }
-    patches = end;
   }
 }

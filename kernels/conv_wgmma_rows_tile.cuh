@@ -42,7 +42,6 @@ struct WgmmaArguments : ConvArguments {
   i64 reach_columns;
   i64 tap_rows_inverse;
   i64 tap_columns_inverse;
-  i64 column_classes_inverse;
   i64 cut_first_rows;  // most taps that the border cuts off: first and last rows and columns
   i64 cut_last_rows;   // (all 0 where the taps outside count like those inside)
   i64 cut_first_columns;
@@ -65,7 +64,7 @@ constexpr int kColumns = TILE_N + 16;
 // Registers of a thread. Of three consumers or more, the producers give up what they do not need: a
 // block owns what it was launched with, and more would be waited for forever.
 constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
-constexpr int kProducerRegisters = 56;
+constexpr int kProducerRegisters = 40;
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 constexpr bool kHandsOver = CONSUMERS >= 3 && kConsumerRegisters > kLaunchRegisters;
@@ -129,8 +128,9 @@ struct Spot {
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
-  static constexpr int kOrigins = kEmpty + 8 * kMaxStages;  // u32 [stages]
-  static constexpr int kAlpha = kOrigins + 4 * kMaxStages;  // float [kConstants][TILE_N]
+  static constexpr int kCopied = kEmpty + 8 * kMaxStages;       // barrier: the filters are there
+  static constexpr int kOrigins = kCopied + 8;                  // u32 [stages]
+  static constexpr int kAlpha = kOrigins + 4 * kMaxStages + 8;  // float [kConstants][TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
@@ -143,6 +143,7 @@ struct Layout {
   int spots;  // u32 [plane]
   int parts;  // of spots: u32 [out_height + out_width]
   int filters;
+  int copies;  // of the filters, as they lie in memory
   int patches;
 
   static __device__ Layout of(const WgmmaArguments& a) {
@@ -152,7 +153,8 @@ struct Layout {
     layout.parts = layout.spots + 4 * plane;
     const int parts = static_cast<int>(a.out_height) + static_cast<int>(a.out_width);
     layout.filters = (layout.parts + 4 * parts + 127) / 128 * 128;
-    layout.patches = layout.filters + kChunks * kFilterChunkBytes;
+    layout.copies = layout.filters + kChunks * kFilterChunkBytes;
+    layout.patches = layout.copies + TILE_N * kTaps * kPixelBytes;
     return layout;
   }
 
@@ -160,8 +162,12 @@ struct Layout {
     return static_cast<int>(1 + a.cut_first_columns + a.cut_last_columns);
   }
 
+  static __device__ int row_classes(const WgmmaArguments& a) {
+    return static_cast<int>(1 + a.cut_first_rows + a.cut_last_rows);
+  }
+
   static __device__ int classes(const WgmmaArguments& a) {
-    return static_cast<int>(1 + a.cut_first_rows + a.cut_last_rows) * column_classes(a);
+    return row_classes(a) * column_classes(a);
   }
 };
 

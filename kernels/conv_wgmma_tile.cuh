@@ -33,6 +33,7 @@ struct WgmmaArguments : ConvArguments {
   i64 slabs;
   i64 stages;  // patches in flight
   i64 stage_bytes;
+  i64 copied_bytes;   // of filters as they lie in memory (conv_wgmma_copies.cuh); 0: not copied
   i64 plane_bytes;    // of a patch
   i64 patch_columns;  // pixels of a row of the padded image
   i64 patch_columns_inverse;
@@ -86,8 +87,9 @@ constexpr int kSpareRegisters =
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
+  static constexpr int kCopied = kEmpty + 8 * kMaxStages;  // barrier: the filters are there
   // Constants of the channels: float [kConstants][TILE_N].
-  static constexpr int kAlpha = kEmpty + 8 * kMaxStages;
+  static constexpr int kAlpha = kCopied + 16;
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
@@ -98,13 +100,15 @@ struct Layout {
 
   int counted;  // int [kTaps][TILE_N]
   int filters;
+  int copies;  // of the filters, as they lie in memory
   int patches;
 
   static __device__ Layout of(const WgmmaArguments& a) {
     Layout layout;
     layout.counted = kTable + kClassBytes * classes(a);
     layout.filters = (layout.counted + 4 * TILE_N * kTaps + 127) / 128 * 128;
-    layout.patches = layout.filters + static_cast<int>(a.slabs) * kSlabChunks * kFilterChunkBytes;
+    layout.copies = layout.filters + static_cast<int>(a.slabs) * kSlabChunks * kFilterChunkBytes;
+    layout.patches = layout.copies + static_cast<int>(a.copied_bytes);
     return layout;
   }
 

@@ -5,6 +5,7 @@
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
 #include "conv_wgmma_bits.cuh"
+#include "count_words.cuh"
 
 // Where a chunk of depth stands in a filter: stepped through without divisions.
 struct ChunkSource {
@@ -85,24 +86,27 @@ struct FilterTask {
   }
   static __device__ int first() { return static_cast<int>(threadIdx.x) / 32 - kWarpgroup / 32; }
 
-  static __device__ FilterTask at(const WgmmaArguments& a, const Channels& channels, int rotation,
+  // `filters` are the block's.
+  static __device__ FilterTask at(const WgmmaArguments& a, const u32* filters, int rotation,
                                   u32 target, int index) {
     const int lane = threadIdx.x % 32;
     FilterTask task;
     task.slab = index / kBlocks;
     const int column = (index + rotation) % kBlocks * 8 + lane % 8;
     task.channel = column_of(column);  // its own inverse
-    task.lane_chunk = lane / 8;
-    task.filter = a.weight + static_cast<i64>(channels.first + task.channel) *
-                                 (kTaps * static_cast<int>(a.group_words));
+    // Of neighbouring columns, every second has a channel 8 further, which may fall into the same
+    // banks.
+    task.lane_chunk = lane / 8 ^ lane % 8 / 2;
+    task.filter = filters + task.channel * (kTaps * static_cast<int>(a.group_words));
     task.to = target + task.slab * kSlabChunks * kFilterChunkBytes + column * kChunkBytes;
     return task;
   }
 };
 
-// Whole chunks go through registers, a task's loads in flight together: for many filters that is
-// faster than asynchronous copies, of which each waits for the one before it to take its addresses.
-// (For the few of a small block it is not.) Their bits are counted on the way.
+// Whole chunks go through registers, a task's loads in flight together, from a copy in shared
+// memory where there is room for it: for many filters that is faster than asynchronous copies, of
+// which each waits for the one before it to take its addresses. (For the few of a small block it is
+// not.) Their bits are counted on the way.
 constexpr bool kThroughRegisters =
     CONSUMERS > 1 && WORD_TAPS == 1 && COPY_WORDS == kChunkWords && !MASKED;
 
@@ -133,7 +137,7 @@ struct FilterPieces {
       const uint4 words = pieces[i];
       if (chunk < kSlabChunks) store_chunk(task.to + chunk * kFilterChunkBytes, words);
       if (chunk < kUsedChunks) {
-        const int set = __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
+        const int set = count_words(words.x, words.y, words.z, words.w);
         add_shared(counted + 4 * (chunk / PLANES * TILE_N + task.channel), -2 * set);
       }
     }
@@ -174,7 +178,7 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
         const int chunk = slab * kSlabChunks + tap * PLANES + plane;
         const uint4 words =
             *reinterpret_cast<const uint4*>(filters + (chunk * TILE_N + filter) * kChunkBytes);
-        set += __popc(words.x) + __popc(words.y) + __popc(words.z) + __popc(words.w);
+        set += count_words(words.x, words.y, words.z, words.w);
       }
     }
   }
@@ -270,25 +274,30 @@ __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout
 // The filters and constants of a block, complete for all consumers afterwards.
 template <class Out>
 __device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
-                                       int rotation, const Layout& layout, u32 shared) {
-  const int first = FilterTask::first();
+                                       int rotation, const Layout& layout, u32 shared,
+                                       u8* dynamic) {
+  if constexpr (kThroughRegisters) write_all_constants<Out>(a, channels, shared);
+  const u32* filters =
+      a.weight + static_cast<i64>(channels.first) * (kTaps * static_cast<int>(a.group_words));
+  if (a.copied_bytes > 0) {
+    filters = reinterpret_cast<const u32*>(dynamic + layout.copies);
+    wait_barrier(shared + Layout::kCopied, 0);
+  }
   const int count = FilterTask::count(a);
 #pragma unroll 1
-  for (int i = first; i == first || i < count; i += FilterTask::kWarps) {
-    const FilterTask task = FilterTask::at(a, channels, rotation, shared + layout.filters, i);
+  for (int i = FilterTask::first(); i < count; i += FilterTask::kWarps) {
+    const FilterTask task = FilterTask::at(a, filters, rotation, shared + layout.filters, i);
     const bool exists = task.channel < channels.count;
     if constexpr (kThroughRegisters) {
       FilterPieces pieces;
-      if (i < count) pieces.load(a, task, exists);
-      // Meanwhile.
-      if (i == first) write_all_constants<Out>(a, channels, shared);
-      if (i < count) pieces.store(task, shared + layout.counted);
+      pieces.load(a, task, exists);
+      pieces.store(task, shared + layout.counted);
     } else {
-      if (i < count) copy_slab(a, task, exists);
-      if (i == first) write_all_constants<Out>(a, channels, shared);
+      copy_slab(a, task, exists);
     }
   }
   if constexpr (!kThroughRegisters) {
+    write_all_constants<Out>(a, channels, shared);  // meanwhile
     commit_copies();
     wait_copies<0>();
   }

@@ -38,7 +38,8 @@ CONV_SIZES = (
 # What conv_wgmma takes after CONV_SIZES.
 WGMMA_SIZES = (
     "walkers", "walkers_inverse", "group_channel_tiles", "group_channel_tiles_inverse",
-    "out_per_group", "pixel_tiles", "slabs", "stages", "stage_bytes", "plane_bytes",
+    "out_per_group", "pixel_tiles", "slabs", "stages", "stage_bytes", "copied_bytes",
+    "plane_bytes",
     "patch_columns", "patch_columns_inverse", "patch_rows", "patch_rows_inverse",
     "out_width_inverse", "out_height_inverse", "reach_rows", "reach_columns", "step_rows",
     "step_columns", "skip_rows", "skip_columns",
@@ -52,7 +53,7 @@ WGMMA_ROWS_SIZES = (
     "row_bytes", "pitch_bytes", "first_bytes", "inside_bytes", "image_rows", "by_image_rows",
     "by_out_width", "by_out_height", "by_plane", "step_rows", "skip_rows", "reach_rows",
     "window_rows", "reach_columns", "tap_rows_inverse", "tap_columns_inverse",
-    "column_classes_inverse", "cut_first_rows", "cut_last_rows", "cut_first_columns",
+    "cut_first_rows", "cut_last_rows", "cut_first_columns",
     "cut_last_columns",
 )  # fmt: skip
 # What conv_mma takes after CONV_SIZES.

@@ -43,7 +43,7 @@ _MAX_CHANNELS_OF_PIXELS = 160  # contiguous output: more spill registers
 MAX_CHANNELS_OF_RESIDUAL = 128  # the same
 # The depth, so that every number of the epilogue is an integer that float32 holds, or 16 bits.
 _MAX_TAPS = 2**20
-_MAX_TAPS_OF_BITS = 2**15
+_MAX_TAPS_OF_BITS = 2**15 - 1
 _MAX_INDEX = 2**16  # of a pixel in a patch
 _MAX_OFFSET = 2**31
 _ROW_BYTES = 8  # RowWords of conv_wgmma_tile.cuh
@@ -125,6 +125,13 @@ class Memory:
     fixed: int
     stage: int
     plane: int
+    copies: int  # of the filters as they lie in memory, where there may be some
+
+    def copied(self, slabs: int, available: int) -> int:
+        """``copies``, if there is room for them and for the patches of two tiles, or 0."""
+        wanted = min(_MAX_STAGES, 2 * slabs)
+        fits = self.fixed + self.copies + wanted * self.stage <= available
+        return self.copies if fits else 0
 
     def stages(self, available: int) -> int:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
@@ -134,13 +141,21 @@ class Memory:
         depth = Depth.of(geometry)
         plane = patch_pixels(geometry, tile.pixels) * CHUNK_BYTES
         stage = divide_up(depth.planes * plane + _ROW_BYTES * tile.pixels, 128) * 128
-        barriers = 8 * 2 * _MAX_STAGES
+        barriers = 8 * 2 * _MAX_STAGES + 16
         taps = math.prod(geometry.kernel)
         constants = 2 if call.residual is None else call.residual.constants
         tables = barriers + 4 * tile.channels * (constants + taps)
         tables += class_bytes(tile.channels, call.out) * classes
         filters = depth.slabs * 2 * depth.steps * tile.channels * CHUNK_BYTES
-        return cls(divide_up(tables, 128) * 128 + filters, stage, plane)
+        words = word_count(geometry.group_channels)
+        # What conv_wgmma_weights.cuh calls kThroughRegisters.
+        through_registers = (
+            tile.consumers > 1
+            and depth.word_taps == 1
+            and _copy_words(geometry, call) == CHUNK_WORDS
+        )
+        copies = tile.channels * taps * words * WORD_BITS // 8 if through_registers else 0
+        return cls(divide_up(tables, 128) * 128 + filters, stage, plane, copies)
 
 
 def class_bytes(channels: int, out: str) -> int:
@@ -266,7 +281,8 @@ def plan_wgmma(
     border = border_cuts(geometry, call.pad_value)
     assert border is not None
     memory = Memory.of(geometry, call, tile, border_classes(border))
-    stages = memory.stages(device.block_shared_bytes)
+    copied = memory.copied(depth.slabs, device.block_shared_bytes)
+    stages = memory.stages(device.block_shared_bytes - copied)
     channel_tiles, walkers = _walkers(geometry, tile, device)
     rows, columns = axes(geometry)
     skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
@@ -282,6 +298,7 @@ def plan_wgmma(
         "slabs": depth.slabs,
         "stages": stages,
         "stage_bytes": memory.stage,
+        "copied_bytes": copied,
         "plane_bytes": memory.plane,
         "patch_columns": columns.padded,
         "patch_columns_inverse": inverse(columns.padded),
@@ -312,12 +329,19 @@ def plan_wgmma(
         wgmma_kernel(geometry, call, tile),
         walkers * channel_tiles,
         tile.threads,
-        memory.fixed + stages * memory.stage,
+        memory.fixed + copied + stages * memory.stage,
         in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores: {tile.channels} channels a block, "
         f"{tile.consumers} consumers {stages} patches in flight",
         overlaps=True,
     )
+
+
+def _copy_words(geometry: Conv2dGeometry, call: ConvCall) -> int:
+    """Of one copy to shared memory."""
+    if geometry.group_channels % WORD_BITS != 0:
+        return 1
+    return math.gcd(CHUNK_WORDS, word_count(geometry.group_channels), max(1, call.alignment // 4))
 
 
 def inverse(divisor: int) -> int:
@@ -341,7 +365,7 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("WORD_TAPS", depth.word_taps),
             ("PLANES", depth.planes),
             ("PARTIAL", int(depth.word_taps == 1 and words % (CHUNK_WORDS * depth.planes) != 0)),
-            ("COPY_WORDS", 1 if masked else math.gcd(4, words, max(1, call.alignment // 4))),
+            ("COPY_WORDS", _copy_words(geometry, call)),
             ("MASKED", int(masked)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),

@@ -38,7 +38,7 @@ _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
-_PRODUCER_REGISTERS = 56
+_PRODUCER_REGISTERS = 40
 _HANDING_OVER = 3
 _MAX_CHANNELS = 192
 _MAX_CONSUMERS = 6
@@ -112,7 +112,7 @@ def _registers_beside(consumers: int, stores: str, residual: bool) -> int:
         return 76 if consumers == 3 else 60
     if stores == "bits":
         return 36
-    return {3: 44, 4: 52}.get(consumers, 56)
+    return {3: 44, 4: 52, 5: 36}.get(consumers, 56)
 
 
 def _registers(consumers: int) -> int:
@@ -140,13 +140,14 @@ class RowsMemory:
     ) -> RowsMemory:
         rows, columns = axes(geometry)
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
-        barriers = 8 * 2 * 8 + 4 * 8
+        barriers = 8 * 2 * 8 + 8 + 4 * 8 + 8
         taps = math.prod(geometry.kernel)
         table = class_bytes(tile.channels, call.out)
         constants = 2 if call.residual is None else call.residual.constants
         spots = 4 * (rows.out * columns.out + rows.out + columns.out)
         tables = barriers + 4 * tile.channels * (constants + 1 + taps) + table * classes + spots
-        filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES
+        copies = tile.channels * taps * word_count(geometry.channels) * WORD_BITS // 8
+        filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES + copies
         return cls(divide_up(tables, 128) * 128 + filters, divide_up(patch, 128) * 128)
 
 
@@ -277,7 +278,6 @@ def plan_wgmma_rows(
         "reach_columns": columns.reach,
         "tap_rows_inverse": inverse(rows.dilation),
         "tap_columns_inverse": inverse(columns.dilation),
-        "column_classes_inverse": inverse(1 + cuts[2] + cuts[3]),
         "cut_first_rows": cuts[0],
         "cut_last_rows": cuts[1],
         "cut_first_columns": cuts[2],
