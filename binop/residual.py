@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from binop import checks, fake
-from binop.backends import cuda_obstacle, on_cuda
+from binop.backends import cpu_obstacle, cuda_obstacle, on_cpu, on_cuda
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -114,12 +114,18 @@ def _fake(
 
 
 _kernel = on_cuda(_NAME, binary_conv2d_residual)
+_cpu_kernel = on_cpu(_NAME, binary_conv2d_residual)
 _use_kernel = True
 
 
 def _on_cuda(*args: Any, **kwargs: Any) -> Any:
     both = _kernel(*args, **kwargs) if _use_kernel else NotImplemented
     return binary_conv2d_residual(*args, **kwargs) if both is NotImplemented else both
+
+
+def _on_cpu(*args: Any, **kwargs: Any) -> Any:
+    serve = _cpu_kernel if _use_kernel else binary_conv2d_residual
+    return serve(*args, **kwargs)
 
 
 @contextmanager
@@ -141,6 +147,8 @@ def obstacle(
 
     ``options`` are stride, padding, dilation, groups and pad_value; ``dtype`` is the residual's.
     """
+    if x.device.type == "cpu":
+        return cpu_obstacle()
     if x.device.type != "cuda":
         return f"no kernel on {x.device.type}"
     index = torch.cuda.current_device() if x.device.index is None else x.device.index
@@ -168,5 +176,6 @@ def cuda_devices() -> tuple[int, ...]:
 
 
 LIBRARY.impl(_NAME, binary_conv2d_residual, "CompositeExplicitAutograd")
+LIBRARY.impl(_NAME, _on_cpu, "CPU")
 LIBRARY.impl(_NAME, _on_cuda, "CUDA")
 torch.library.register_fake(f"binop::{_NAME}", _fake, lib=LIBRARY)
