@@ -235,10 +235,9 @@ BINOP_API i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* we
                              const void* raw, const void* prepared, void* out, const void* scale_a,
                              const void* scale_w, const void* bias, const void* threshold,
                              const void* flip, const Norm* norm, i64 most_threads) {
-  return run_conv(plan,
-                  {x, weight, raw, prepared, out, scale_a, scale_w, bias, threshold, flip, norm,
-                   nullptr},
-                  most_threads);
+  return run_conv(
+      plan, {x, weight, raw, prepared, out, scale_a, scale_w, bias, threshold, flip, norm, nullptr},
+      most_threads);
 }
 
 // Of a packed weight, in the dtypes of binary_conv2d_residual.
@@ -248,10 +247,10 @@ BINOP_API i64 binop_cpu_conv_residual(const ConvPlan* plan, const void* x, const
                                       const float* activation, const float* shift,
                                       i64 most_threads) {
   const Residual residual = {values, norm, activation, shift, static_cast<u32*>(signs)};
-  return run_conv(plan,
-                  {x, weight, raw, prepared, y, nullptr, scale, nullptr, nullptr, nullptr, nullptr,
-                   &residual},
-                  most_threads);
+  return run_conv(
+      plan,
+      {x, weight, raw, prepared, y, nullptr, scale, nullptr, nullptr, nullptr, nullptr, &residual},
+      most_threads);
 }
 
 // What a norm would make of `pixels` rows of a value per channel.

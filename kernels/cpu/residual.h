@@ -1,6 +1,6 @@
 // From a convolution's floats to a residual sum and its signs, both from registers: the steps of
-// binop/residual.py, each rounded by itself in float32, with one rounding to the output's type after
-// the convolution and one after the sum.
+// binop/residual.py, each rounded by itself in float32, with one rounding to the output's type
+// after the convolution and one after the sum.
 #pragma once
 
 #include <type_traits>
@@ -23,9 +23,9 @@ inline void load(float* to, const Bfloat16* from, i64 count) {
 
 inline void load(float* to, const Float16* from, i64 count) {
   const u16* halves = &from->bits;
-  i64 i = 0;
-  for (; i + 8 <= count; i += 8) load_halves(to + i, halves + i);
-  for (; i < count; ++i) to[i] = half_to_float(halves[i]);
+  const i64 whole = count / 8 * 8;
+  for (i64 i = 0; i < whole; i += 8) load_halves(to + i, halves + i);
+  for (i64 i = whole; i < count; ++i) to[i] = half_to_float(halves[i]);
 }
 
 // `yes` or `no`, both computed: a compiler moves a product into the branch that alone needs it, and
@@ -51,7 +51,6 @@ struct ResidualSum {
   i32 per_count;
   float least;  // zero for a ReLU
   bool activated, shifted;
-  Predicate sign;
 
   void load(const ConvPlan& plan, const ConvPointers& pointers, const Block& block) {
     const Residual& from = *pointers.residual;
@@ -64,7 +63,6 @@ struct ResidualSum {
     least = plan.spec.residual.relu != 0 ? 0.0f : -__builtin_inff();
     activated = from.activation != nullptr;
     shifted = from.shift != nullptr;
-    sign = sign_predicate(shifted ? static_cast<i64>(kFloat32) : plan.spec.out_dtype);
     float* const of_norm[] = {mean, inverse, weight, bias};
     for (int i = 0; i < 4; ++i) copy(of_norm[i], from.norm + i * plan.out_channels);
     float* const of_activation[] = {before, slope, after};
@@ -83,23 +81,37 @@ struct ResidualSum {
   // to `decided`, as patterns, where that is not `y` itself in 16 bits.
   void apply(const ConvPlan& plan, const Pixel& pixel, int count, const i32* counts, u32* decided,
              Out* y) const {
+    if (channels == N) {  // a number of steps that the compiler knows
+      apply_to<true>(plan, pixel, N, counts, decided, y);
+    } else {
+      apply_to<false>(plan, pixel, count, counts, decided, y);
+    }
+  }
+
+  template <bool Full>
+  void apply_to(const ConvPlan& plan, const Pixel& pixel, int count, const i32* counts,
+                u32* decided, Out* __restrict y) const {
     alignas(64) float copied[N];
     const float* added = fetch(plan, pixel, count, copied);
+    const auto convolved = [&](int c) {
+      return scales.scaled(c, counts[c], pixel.taps, per_count);
+    };
     if constexpr (kRounded) {
       alignas(64) float values[N];
-      scales.apply(counts, pixel.taps, per_count, count, values);
+      if constexpr (!Full) std::memset(values, 0, sizeof(values));
+      for (int c = 0; c < count; ++c) values[c] = convolved(c);
       round(values, count);
-      add(
-          count, added, [&](int c) { return values[c]; }, [&](int c, float v) { values[c] = v; });
+      add(count, added, [&](int c) { return values[c]; }, [&](int c, float v) { values[c] = v; });
       store(y, values, channels);
       if (!shifted) return;
       round(values, count);
       for (int c = 0; c < count; ++c) decided[c] = bit_cast<u32>(values[c] + shift[c]);
     } else {
-      add(
-          count, added, [&](int c) { return scales.one(c, counts[c], pixel.taps, per_count); },
-          [&](int c, float v) { decided[c] = bit_cast<u32>(v); });
-      std::memcpy(y, decided, static_cast<size_t>(channels) * sizeof(float));
+      add(count, added, convolved, [&](int c, float v) {
+        if constexpr (Full) y[c] = v;
+        decided[c] = bit_cast<u32>(v);
+      });
+      if constexpr (!Full) std::memcpy(y, decided, static_cast<size_t>(channels) * sizeof(float));
       if (!shifted) return;
       for (int c = 0; c < count; ++c) {
         decided[c] = bit_cast<u32>(bit_cast<float>(decided[c]) + shift[c]);
@@ -123,11 +135,14 @@ struct ResidualSum {
     }
   }
 
-  // In place, to what the output's type can hold.
+  // In place, to what the output's type can hold: eight at a time, the last of them perhaps behind
+  // `count`.
   static void round(float* values, int count) {
-    alignas(64) Out rounded[N];
-    store(rounded, values, count);
-    BINOP_PATH::load(values, rounded, count);
+    alignas(64) Out rounded[8];
+    for (int c = 0; c < count; c += 8) {
+      store(rounded, values + c, 8);
+      BINOP_PATH::load(values + c, rounded, 8);
+    }
   }
 
   // The residual of `count` channels: where it lies, or a copy in `copied`.
@@ -152,13 +167,14 @@ struct ResidualSum {
 
   u32 sign_word(const u32* decided, const Out* y, i64 index, i64 left) const {
     if constexpr (kRounded) {
-      if (!shifted) return word(&y[index * kWordBits].bits, left);
+      constexpr i64 kDtype = std::is_same_v<Out, Float16> ? kFloat16 : kBfloat16;
+      if (!shifted) return word(&y[index * kWordBits].bits, left, sign_predicate(kDtype));
     }
-    return word(decided + index * kWordBits, left);
+    return word(decided + index * kWordBits, left, sign_predicate(kFloat32));
   }
 
   template <class Bits>
-  u32 word(const Bits* at, i64 left) const {
+  static u32 word(const Bits* at, i64 left, const Predicate& sign) {
     return left < kWordBits ? part_word(at, left, sign) : full_word(at, sign);
   }
 };
