@@ -5,8 +5,9 @@ its own shortcut, and the sum's sign bits. A kernel that writes both from one pa
 residual and the packed input, and nothing else of that size.
 
 Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` or
-``conv_wgmma_rows`` computes it where one can, with the same bits. ``obstacle`` says where:
-elsewhere the compiler does not use the op, because Inductor fuses the composition better.
+``conv_wgmma_rows`` computes it where one can, and on the CPU the library, with the same bits.
+``obstacle`` says where: elsewhere the compiler does not use the op, because Inductor fuses the
+composition better.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def composed() -> Iterator[None]:
 def obstacle(
     x: Tensor, weight: Tensor, channels: int, dtype: torch.dtype, *options: Any
 ) -> str | None:
-    """Why no kernel makes both outputs in one pass, or None if one does (of a channels_last
+    """Why no kernel makes both outputs in one pass, or None if one does (on CUDA, of a channels_last
     residual). Takes FakeTensors; of images of symbolic size, the device alone decides.
 
     ``options`` are stride, padding, dilation, groups and pad_value; ``dtype`` is the residual's.

@@ -15,6 +15,7 @@ import torch
 from torch._inductor import config
 from torch.fx import Graph, Node
 
+from binop.backends import cpu_obstacle
 from binop.inductor import report
 from binop.inductor.chain import CONVOLUTIONS, is_per_channel
 from binop.inductor.graph import arguments, call, is_op, replace, value
@@ -60,15 +61,15 @@ def run(graph: Graph) -> None:
 
 def identity() -> tuple[Any, ...]:
     """What the rewrite depends on beside the graph."""
-    return tuple(sorted(DEVICES)), cuda_devices() if "cuda" in DEVICES else ()
+    cpu = "cpu" in DEVICES and cpu_obstacle() is None
+    return tuple(sorted(DEVICES)), cpu, cuda_devices() if "cuda" in DEVICES else ()
 
 
 def _obstacle(site: Site) -> str | None:
     """Why no kernel makes both outputs."""
-    if value(site.convolution).device.type != "cuda":
-        return None
     values = arguments(site.convolution)
-    if value(site.residual).stride(1) != 1:
+    on_cuda = value(site.convolution).device.type == "cuda"
+    if on_cuda and value(site.residual).stride(1) != 1:
         return "the residual is not channels_last"
     return obstacle(
         value(values["x"]),
