@@ -143,8 +143,9 @@ def composed() -> Iterator[None]:
 def obstacle(
     x: Tensor, weight: Tensor, channels: int, dtype: torch.dtype, *options: Any
 ) -> str | None:
-    """Why no kernel makes both outputs in one pass, or None if one does (on CUDA, of a channels_last
-    residual). Takes FakeTensors; of images of symbolic size, the device alone decides.
+    """Why no kernel makes both outputs in one pass, or None if one does (on CUDA, of a
+    channels_last residual). Takes FakeTensors; of images of symbolic size, the device alone
+    decides.
 
     ``options`` are stride, padding, dilation, groups and pad_value; ``dtype`` is the residual's.
     """
@@ -169,6 +170,10 @@ def _device_obstacle(index: int) -> str | None:
     from binop._cuda import prepare
 
     return prepare.residual_device_obstacle(index)
+
+
+def cpu_has_kernel() -> bool:
+    return cpu_obstacle() is None
 
 
 def cuda_devices() -> tuple[int, ...]:

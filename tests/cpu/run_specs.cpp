@@ -96,9 +96,9 @@ static void conv_residual(i64 threads) {
   Buffer prepared(binop_cpu_prepared_bytes(plan));
   binop_cpu_prepare(plan, in[1].data, prepared.data, threads);
   const auto floats = [&](int i) { return reinterpret_cast<const float*>(in[i].data); };
-  const i64 outcome = binop_cpu_conv_residual(
-      plan, in[0].data, in[1].data, in[1].data, prepared.data, y.data, signs.data, in[2].data,
-      floats(3), in[4].data, floats(5), floats(6), threads);
+  const i64 outcome = binop_cpu_conv_residual(plan, in[0].data, in[1].data, in[1].data,
+                                              prepared.data, y.data, signs.data, in[2].data,
+                                              floats(3), in[4].data, floats(5), floats(6), threads);
   if (outcome != kDone) std::exit(2);
   put(y);
   put(signs);
