@@ -115,6 +115,18 @@ def test_sums_that_round_to_zero() -> None:
         assert signs[..., 0].unique().tolist() == [sign]
 
 
+@pytest.mark.parametrize("slope", [0.5, torch.inf])  # infinity: a NaN of the zero that is no more
+def test_zeros_of_either_sign(slope: float) -> None:
+    """ReLU keeps -0.0, and an activation multiplies a zero by its slope."""
+    x, weight = packed_operands(Case("", 32, 72, kernel=(1, 1), padding=(0, 0)))
+    norm = torch.tensor([0.0, 1.0, 1.0, -0.0]).reshape(4, 1).repeat(1, 72)
+    activation = torch.tensor([-0.0, slope, -0.0]).reshape(3, 1).repeat(1, 72)
+    residual = torch.full((1, 72, 5, 5), -0.0)
+    for after in (None, activation):
+        args = [x, weight, 32, torch.full((1,), -0.0), norm, residual, after, None, True]
+        assert_composed([*args, [1, 1], [0, 0], [1, 1], 1, 0])
+
+
 @pytest.fixture(params=[1, 2, 5])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
