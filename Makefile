@@ -61,8 +61,8 @@ sanitize-cpu: $(VENV)/test.stamp  ## the CPU library under AddressSanitizer and 
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 BINOP_CPU_LIBRARY=build/sanitized/library.so \
 		$(BIN)/python -m pytest -q -s -m "not compile" -p no:cacheprovider tests/cpu/test_cpu_conv.py \
-		tests/cpu/test_cpu_pack.py tests/test_semantics.py tests/test_signs.py \
-		tests/test_fold_norms.py
+		tests/cpu/test_cpu_pack.py tests/cpu/test_cpu_residual.py tests/test_semantics.py \
+		tests/test_signs.py tests/test_fold_norms.py
 
 # torch finds the compiler backend through the package's metadata, installed or beside it.
 test-cuda:  ## the tests that need a CUDA device, in the current environment

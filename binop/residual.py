@@ -5,8 +5,9 @@ its own shortcut, and the sum's sign bits. A kernel that writes both from one pa
 residual and the packed input, and nothing else of that size.
 
 Here the op is a composition of the others, for every device; on CUDA, ``conv_wgmma`` or
-``conv_wgmma_rows`` computes it where one can, with the same bits. ``obstacle`` says where:
-elsewhere the compiler does not use the op, because Inductor fuses the composition better.
+``conv_wgmma_rows`` computes it where one can, and on the CPU the library, with the same bits.
+``obstacle`` says where: elsewhere the compiler does not use the op, because Inductor fuses the
+composition better.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from binop import checks, fake
-from binop.backends import cuda_obstacle, on_cuda
+from binop.backends import cpu_obstacle, cuda_obstacle, on_cpu, on_cuda
 from binop.ops import LIBRARY
 
 _ops = torch.ops.binop
@@ -114,12 +115,18 @@ def _fake(
 
 
 _kernel = on_cuda(_NAME, binary_conv2d_residual)
+_cpu_kernel = on_cpu(_NAME, binary_conv2d_residual)
 _use_kernel = True
 
 
 def _on_cuda(*args: Any, **kwargs: Any) -> Any:
     both = _kernel(*args, **kwargs) if _use_kernel else NotImplemented
     return binary_conv2d_residual(*args, **kwargs) if both is NotImplemented else both
+
+
+def _on_cpu(*args: Any, **kwargs: Any) -> Any:
+    serve = _cpu_kernel if _use_kernel else binary_conv2d_residual
+    return serve(*args, **kwargs)
 
 
 @contextmanager
@@ -136,11 +143,14 @@ def composed() -> Iterator[None]:
 def obstacle(
     x: Tensor, weight: Tensor, channels: int, dtype: torch.dtype, *options: Any
 ) -> str | None:
-    """Why no kernel makes both outputs in one pass, or None if one does (of a channels_last
-    residual). Takes FakeTensors; of images of symbolic size, the device alone decides.
+    """Why no kernel makes both outputs in one pass, or None if one does (on CUDA, of a
+    channels_last residual). Takes FakeTensors; of images of symbolic size, the device alone
+    decides.
 
     ``options`` are stride, padding, dilation, groups and pad_value; ``dtype`` is the residual's.
     """
+    if x.device.type == "cpu":
+        return cpu_obstacle()
     if x.device.type != "cuda":
         return f"no kernel on {x.device.type}"
     index = torch.cuda.current_device() if x.device.index is None else x.device.index
@@ -162,11 +172,16 @@ def _device_obstacle(index: int) -> str | None:
     return prepare.residual_device_obstacle(index)
 
 
+def cpu_has_kernel() -> bool:
+    return cpu_obstacle() is None
+
+
 def cuda_devices() -> tuple[int, ...]:
     """Those with a kernel."""
     return tuple(i for i in range(torch.cuda.device_count()) if _device_obstacle(i) is None)
 
 
 LIBRARY.impl(_NAME, binary_conv2d_residual, "CompositeExplicitAutograd")
+LIBRARY.impl(_NAME, _on_cpu, "CPU")
 LIBRARY.impl(_NAME, _on_cuda, "CUDA")
 torch.library.register_fake(f"binop::{_NAME}", _fake, lib=LIBRARY)

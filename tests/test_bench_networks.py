@@ -58,7 +58,7 @@ def test_the_float_peer_of_a_network_may_be_another():
 @pytest.mark.compile
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Inductor's own, when it tunes
 def test_a_network_is_measured_and_checked(monkeypatch: pytest.MonkeyPatch):
-    names = ["inductor", "binop-pack-op", "binop-pack-inline"]
+    names = ["inductor", "binop-pack-op", "binop-pack-inline", networks.WITH_RESIDUAL]
     plan = dataclasses.replace(tiny_plan(TINY_NETWORK), names=names)
     group = run_group(monkeypatch, plan)
     assert [row.contender for row in group.rows] == names
@@ -92,7 +92,9 @@ def test_contenders_choose_the_rewrites(monkeypatch: pytest.MonkeyPatch):
     assert own == [module.DEVICES for module in modules]
     names = [recipe.name for recipe in networks.RECIPES["cuda"]]
     of_cuda = [networks.WITHOUT_STEM, networks.AS_IT_IS]
-    assert names == [*(recipe.name for recipe in networks.RECIPES["cpu"]), *of_cuda]
+    shared = [recipe.name for recipe in networks.RECIPES["cpu"]]
+    assert shared.pop() == networks.WITH_RESIDUAL
+    assert names == [*shared, *of_cuda]
     assert [recipe.ours for recipe in networks.RECIPES["cuda"]] == [False] * 3 + [True] * 4
 
 

@@ -31,6 +31,10 @@ class PerChannel(ctypes.Structure):
     _fields_ = [("dtype", _I64), ("stride", _I64)]
 
 
+class ResidualSpec(ctypes.Structure):
+    _fields_ = [("stride", _I64 * 4), ("relu", _I64)]
+
+
 class ConvSpec(ctypes.Structure):
     _fields_ = [
         ("path", _I64),
@@ -49,6 +53,7 @@ class ConvSpec(ctypes.Structure):
         ("bias", PerChannel),
         ("threshold", PerChannel),
         ("flip", PerChannel),
+        ("residual", ResidualSpec),
     ]
 
 
@@ -97,6 +102,10 @@ def image(x: Tensor) -> Image:
 def packed_image(shape: Sequence[int]) -> Image:
     """A packed tensor of these logical sizes ``[N, C, H, W]``."""
     return Image(BITS, (_I64 * 4)(*shape), (_I64 * 4)())
+
+
+def residual(x: Tensor, relu: bool) -> ResidualSpec:
+    return ResidualSpec((_I64 * 4)(*x.stride()), relu)
 
 
 def per_channel(values: Tensor | None) -> PerChannel:

@@ -29,6 +29,7 @@ _SIGNATURES = {
     "binop_cpu_prepared_bytes": (_I64, [_PTR]),
     "binop_cpu_prepare": (None, [_PTR, _PTR, _PTR, _I64]),
     "binop_cpu_conv": (_I64, [*[_PTR] * 12, _I64]),
+    "binop_cpu_conv_residual": (_I64, [*[_PTR] * 12, _I64]),
     "binop_cpu_normalize": (None, [_I64, _PTR, _I64, _I64, _PTR]),
     "binop_cpu_pack": (None, [*[_PTR] * 5, _I64]),
     "binop_cpu_unpack": (None, [*[_PTR] * 3, _I64]),

@@ -255,3 +255,68 @@ def binary_conv2d_threshold(
         ),
     )
     return run(x, weight, threshold, flip)
+
+
+def binary_conv2d_residual(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    pad_value: int,
+) -> tuple[Tensor, Tensor]:
+    x, weight, norm = x.contiguous(), weight.contiguous(), norm.contiguous()
+    activation = None if activation is None else activation.contiguous()
+    shift = None if shift is None else shift.contiguous()
+    key = (
+        "residual",
+        x.shape,
+        x.dtype,
+        weight.shape,
+        weight.dtype,
+        channels,
+        scale.shape,
+        scale.stride(),
+        scale.dtype,
+        norm.shape,
+        norm.dtype,
+        residual.shape,
+        residual.stride(),
+        residual.dtype,
+        None if activation is None else (activation.shape, activation.dtype),
+        None if shift is None else (shift.shape, shift.dtype),
+        relu,
+        tuple(stride),
+        tuple(padding),
+        tuple(dilation),
+        groups,
+        pad_value,
+    )
+    run = _prepared.get(key) or _keep(
+        key,
+        prepare.prepare_binary_conv2d_residual(
+            x,
+            weight,
+            channels,
+            scale,
+            norm,
+            residual,
+            activation,
+            shift,
+            relu,
+            stride,
+            padding,
+            dilation,
+            groups,
+            pad_value,
+        ),
+    )
+    return run(x, weight, scale, norm, residual, activation, shift)

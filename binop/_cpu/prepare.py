@@ -106,6 +106,7 @@ def _spec(
     pad_value: int,
     out_dtype: int,
     channels_last: bool,
+    residual: abi.ResidualSpec | None = None,
     **per_channel: Tensor | None,
 ) -> abi.ConvSpec:
     pair = ctypes.c_int64 * 2
@@ -121,6 +122,7 @@ def _spec(
         out_size=pair(geometry.out_height, geometry.out_width),
         out_dtype=out_dtype,
         out_channels_last=channels_last,
+        residual=residual or abi.ResidualSpec(),
         **{name: abi.per_channel(values) for name, values in per_channel.items()},
     )
 
@@ -134,6 +136,7 @@ class _Plan:
         self.memory = ctypes.create_string_buffer(native.binop_cpu_plan_bytes(reference))
         native.binop_cpu_plan(reference, self.memory)
         self.conv = native.binop_cpu_conv
+        self.conv_residual = native.binop_cpu_conv_residual
         self._prepare = native.binop_cpu_prepare
         self._prepared_bytes = native.binop_cpu_prepared_bytes(self.memory)
         # What the layout of prepared weights depends on.
@@ -147,10 +150,26 @@ class _Plan:
     def run(self, x: Tensor, weight: Tensor, out: Tensor, *pointers: int | None) -> bool:
         """Writes the convolution of a packed weight into ``out``. False: with a norm whose vectors
         may have changed."""
+        return self._run(self.conv, pointers[-1] is None, x, weight, out, *pointers)
+
+    def run_residual(self, x: Tensor, weight: Tensor, y: Tensor, *pointers: int | None) -> None:
+        """Writes the residual sum behind the convolution of a packed weight into ``y``."""
+        self._run(self.conv_residual, True, x, weight, y, *pointers)
+
+    def _run(
+        self,
+        conv: Callable[..., int],
+        again: bool,
+        x: Tensor,
+        weight: Tensor,
+        out: Tensor,
+        *pointers: int | None,
+    ) -> bool:
+        """Until kept weights are not stale; unless ``again``, only once, and False if they were."""
         key = (weight.data_ptr(), self._weight_key)
         kept = weights.find(key) or self._keep(key, weight)
         while True:
-            outcome = self.conv(
+            outcome = conv(
                 self.memory,
                 x.data_ptr(),
                 weight.data_ptr(),
@@ -164,7 +183,7 @@ class _Plan:
                 return True
             _require_memory(outcome)
             kept = self._keep(key, weight)
-            if pointers[-1] is not None:
+            if not again:
                 return False
 
     def _keep(self, key: Any, weight: Tensor) -> weights.PreparedWeight:
@@ -188,6 +207,7 @@ def _packed_plan(
     x: abi.Image,
     pad_value: int,
     out_dtype: int,
+    residual: abi.ResidualSpec | None = None,
     **per_channel: Tensor | None,
 ) -> _Plan:
     weight = (geometry.out_channels, geometry.group_channels, *geometry.kernel)
@@ -199,6 +219,7 @@ def _packed_plan(
             pad_value,
             out_dtype,
             True,
+            residual,
             **per_channel,
         )
     )
@@ -321,5 +342,65 @@ def prepare_binary_conv2d_threshold(
         decide = threshold.data_ptr(), flip.data_ptr()
         plan.run(x, weight, out, None, None, None, *decide, None)
         return out
+
+    return run
+
+
+def prepare_binary_conv2d_residual(
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    scale: Tensor,
+    norm: Tensor,
+    residual: Tensor,
+    activation: Tensor | None,
+    shift: Tensor | None,
+    relu: bool,
+    *options: Any,
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    geometry = checks.check_binary_conv2d_residual(
+        x, weight, channels, scale, norm, residual, activation, shift, *options
+    )
+    shape, dtype = _out_shape(geometry), residual.dtype
+    strides = _dense_strides(shape, channels_last=True)
+    words = (shape[0], shape[2], shape[3], word_count(shape[1]))
+    word_strides = _dense_strides(words)
+    if geometry.batch == 0:
+        return lambda *tensors: (
+            _empty(shape, strides, dtype),
+            _empty(words, word_strides, torch.int32),
+        )
+    plan = _packed_plan(
+        geometry,
+        _packed_x(geometry),
+        options[4],
+        abi.DTYPES[dtype],
+        abi.residual(residual, relu),
+        scale_w=scale,
+    )
+
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        norm: Tensor,
+        residual: Tensor,
+        activation: Tensor | None,
+        shift: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        y = _empty(shape, strides, dtype)
+        signs = _empty(words, word_strides, torch.int32)
+        plan.run_residual(
+            x,
+            weight,
+            y,
+            signs.data_ptr(),
+            scale.data_ptr(),
+            norm.data_ptr(),
+            residual.data_ptr(),
+            None if activation is None else activation.data_ptr(),
+            None if shift is None else shift.data_ptr(),
+        )
+        return y, signs
 
     return run

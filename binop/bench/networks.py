@@ -258,13 +258,14 @@ def breakdown(call: Callable[[], Tensor]) -> list[dict[str, Any]]:
 
 AS_IT_IS = "binop"
 WITHOUT_STEM = "binop-without-stem"
+WITH_RESIDUAL = "binop-residual"
 
 
 def _contender(
     operands: NetworkOperands, name: str, function: Callable[[Tensor], Tensor]
 ) -> Contender:
     gate: Callable[[Tensor], None] | None = None
-    if name == AS_IT_IS or (
+    if name in (AS_IT_IS, WITH_RESIDUAL) or (
         name.startswith("binop") and name != WITHOUT_STEM and operands.has_stem
     ):
         gate = partial(check_kernels, operands, function, name)
@@ -290,7 +291,7 @@ def _by_binop(
 
 
 _EVERYWHERE = ("cpu", "cuda")
-_CPU_RECIPES = (
+_EVERY_RECIPE = (
     _recipe("float-compiled", lambda o: compiled(o.float_peer(), "inductor", o)),
     _recipe("simulated-compiled", lambda o: compiled(o.simulated(), "inductor", o)),
     # binop's ops without its graph passes.
@@ -300,9 +301,13 @@ _CPU_RECIPES = (
     _by_binop("binop-pack-inline", _EVERYWHERE, ()),
 )
 RECIPES = {
-    "cpu": _CPU_RECIPES,
+    "cpu": (
+        *_EVERY_RECIPE,
+        # With residual sums made by the library, where the backend leaves them to Inductor.
+        _by_binop(WITH_RESIDUAL, (), _EVERYWHERE),
+    ),
     "cuda": (
-        *_CPU_RECIPES,
+        *_EVERY_RECIPE,
         # With a library's first convolution.
         _by_binop(WITHOUT_STEM, _EVERYWHERE, (), ()),
         # And with the one kernel for a convolution and its residual sum, where there is one.

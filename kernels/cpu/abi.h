@@ -21,6 +21,13 @@ struct PerChannel {
   i64 stride;
 };
 
+// A residual sum behind a convolution (binary_conv2d_residual): of a tensor [N, O, P, Q] of the
+// output's dtype, whose strides are counted in elements.
+struct ResidualSpec {
+  i64 stride[4];
+  i64 relu;  // before the sum
+};
+
 // One convolution. `x` or `weight` of dtype kBits is packed already: contiguous, and its strides
 // are not read.
 struct ConvSpec {
@@ -40,6 +47,7 @@ struct ConvSpec {
   PerChannel bias;  // float32
   PerChannel threshold;
   PerChannel flip;
+  ResidualSpec residual;  // read where a call has a Residual
 };
 
 // A BatchNorm with fixed statistics behind a convolution to float32, as torch on this machine
@@ -54,8 +62,17 @@ struct Norm {
   i64 fused;
 };
 
+// The operands of a residual sum, and where the sum's signs go, packed.
+struct Residual {
+  const void* values;
+  const float* norm;        // [4, O]: mean, 1 / std, weight, bias
+  const float* activation;  // [3, O]: before, slope, after; or null
+  const float* shift;       // [O], or null
+  std::uint32_t* signs;
+};
+
 // The pointers of one call. `prepared` is what binop_cpu_prepare made of the packed weight whose
-// copy is `raw`, or null; scale_a, bias and norm may be null.
+// copy is `raw`, or null; scale_a, bias, norm and residual may be null.
 struct ConvPointers {
   const void* x;
   const void* weight;
@@ -68,6 +85,7 @@ struct ConvPointers {
   const void* threshold;
   const void* flip;
   const Norm* norm;
+  const Residual* residual;
 };
 
 struct PackSpec {

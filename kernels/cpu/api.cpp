@@ -185,6 +185,29 @@ struct Running {
   }
 };
 
+i64 run_conv(const ConvPlan* plan, const ConvPointers& pointers, i64 most_threads) {
+  double seconds = plan->seconds;
+  if (plan->spec.weight.dtype != kBits) seconds += pack_seconds(plan->spec.weight);
+  const i64 threads = threads_for(seconds, most_threads);
+  const i64 image_bytes = plan->image_pitch * plan->path->layout.element_bytes;
+  // What one thread reads of a pass's activations stays in its second-level cache.
+  const i64 images = plan->in_place
+                         ? plan->batch
+                         : smaller(plan->batch, larger<i64>(1, (threads << 20) / image_bytes));
+  Scratch scratch;
+  const i64 activation_bytes = plan->in_place ? 0 : images * image_bytes;
+  const bool prepare = pointers.prepared == nullptr;
+  const bool pack = prepare && plan->spec.weight.dtype != kBits;
+  u8* memory[3];
+  const i64 bytes[3] = {activation_bytes, pack ? weight_words(*plan) * 4 : 0,
+                        prepare ? plan->prepared_bytes : 0};
+  if (!scratch.take(bytes, memory)) return kNoMemory;
+  Running running{*plan,     pointers, images, memory[0], reinterpret_cast<u32*>(memory[1]),
+                  memory[2], {}};
+  run_team(threads, [&](i64 part, i64 parts) { running.work(part, parts); });
+  return running.stale.raised() ? kStale : kDone;
+}
+
 }  // namespace
 
 #define BINOP_API extern "C" __attribute__((visibility("default")))
@@ -212,28 +235,22 @@ BINOP_API i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* we
                              const void* raw, const void* prepared, void* out, const void* scale_a,
                              const void* scale_w, const void* bias, const void* threshold,
                              const void* flip, const Norm* norm, i64 most_threads) {
-  const ConvPointers pointers = {x,       weight, raw,       prepared, out, scale_a,
-                                 scale_w, bias,   threshold, flip,     norm};
-  double seconds = plan->seconds;
-  if (plan->spec.weight.dtype != kBits) seconds += pack_seconds(plan->spec.weight);
-  const i64 threads = threads_for(seconds, most_threads);
-  const i64 image_bytes = plan->image_pitch * plan->path->layout.element_bytes;
-  // What one thread reads of a pass's activations stays in its second-level cache.
-  const i64 images = plan->in_place
-                         ? plan->batch
-                         : smaller(plan->batch, larger<i64>(1, (threads << 20) / image_bytes));
-  Scratch scratch;
-  const i64 activation_bytes = plan->in_place ? 0 : images * image_bytes;
-  const bool prepare = prepared == nullptr;
-  const bool pack = prepare && plan->spec.weight.dtype != kBits;
-  u8* memory[3];
-  const i64 bytes[3] = {activation_bytes, pack ? weight_words(*plan) * 4 : 0,
-                        prepare ? plan->prepared_bytes : 0};
-  if (!scratch.take(bytes, memory)) return kNoMemory;
-  Running running{*plan,     pointers, images, memory[0], reinterpret_cast<u32*>(memory[1]),
-                  memory[2], {}};
-  run_team(threads, [&](i64 part, i64 parts) { running.work(part, parts); });
-  return running.stale.raised() ? kStale : kDone;
+  return run_conv(
+      plan, {x, weight, raw, prepared, out, scale_a, scale_w, bias, threshold, flip, norm, nullptr},
+      most_threads);
+}
+
+// Of a packed weight, in the dtypes of binary_conv2d_residual.
+BINOP_API i64 binop_cpu_conv_residual(const ConvPlan* plan, const void* x, const void* weight,
+                                      const void* raw, const void* prepared, void* y, void* signs,
+                                      const void* scale, const float* norm, const void* values,
+                                      const float* activation, const float* shift,
+                                      i64 most_threads) {
+  const Residual residual = {values, norm, activation, shift, static_cast<u32*>(signs)};
+  return run_conv(
+      plan,
+      {x, weight, raw, prepared, y, nullptr, scale, nullptr, nullptr, nullptr, nullptr, &residual},
+      most_threads);
 }
 
 // What a norm would make of `pixels` rows of a value per channel.

@@ -1,8 +1,10 @@
 // The convolution: strips of output pixels times blocks of output channels, in register tiles.
 #pragma once
 
+#include "block_bits.h"
 #include "epilogue.h"
 #include "plan.h"
+#include "residual.h"
 #include "strip.h"
 
 namespace BINOP_PATH {
@@ -211,37 +213,52 @@ struct Convolution {
     Thresholds<kBlock> thresholds;
     thresholds.load(plan, *call.pointers, block);
     const int doubled = plan.copies == 1 ? 1 : 0;
-    const i64 pitch = divide_up(plan.out_channels, kWordBits);
-    const i64 first_word = block.first_channel / kWordBits;
-    const int shift = static_cast<int>(block.first_channel % kWordBits);
+    const BlockBits out(plan, bits_of(call), block);
     for_pixels(plan, strip, block, weights, [&](i64, const Pixel& pixel, const i32* counts) {
-      u32* out = static_cast<u32*>(call.pointers->out) + pixel.position * pitch + first_word;
-      for (i64 w = 0; w * kWordBits < block.channels; ++w) {
-        const i64 left = block.channels - w * kWordBits;
-        u32 word = thresholds.word(counts, pixel.taps, doubled, w);
-        if (left < kWordBits) word &= tail_mask(left);
-        if (plan.words_apart) {
-          out[w] = word;
-          continue;
-        }
-        out[w] |= word << shift;
-        if (shift != 0 && left > kWordBits - shift) out[w + 1] |= word >> (kWordBits - shift);
-      }
+      out.put(pixel, [&](i64 w, i64 left) {
+        const u32 word = thresholds.word(counts, pixel.taps, doubled, w);
+        return left < kWordBits ? word & tail_mask(left) : word;
+      });
     });
+  }
+
+  // A residual sum, channels last, and its signs.
+  template <class Out>
+  static void sums(const ConvCall& call, const Strip& strip, const Block& block) {
+    const ConvPlan& plan = *call.plan;
+    const Weights weights(call, block);
+    ResidualSum<Out, kBlock> sum;
+    sum.load(plan, *call.pointers, block);
+    Out* out = static_cast<Out*>(call.pointers->out);
+    const BlockBits signs(plan, bits_of(call), block);
+    for_pixels(plan, strip, block, weights, [&](i64, const Pixel& pixel, const i32* counts) {
+      alignas(64) u32 decided[kBlock];
+      Out* y = out + pixel.position * plan.out_channels + block.first_channel;
+      sum.apply(plan, pixel, static_cast<int>(weights.channels), counts, decided, y);
+      signs.put(pixel, [&](i64 w, i64 left) { return sum.sign_word(decided, y, w, left); });
+    });
+  }
+
+  static u32* bits_of(const ConvCall& call) {
+    const ConvPointers& pointers = *call.pointers;
+    return pointers.residual != nullptr ? pointers.residual->signs
+                                        : static_cast<u32*>(pointers.out);
   }
 
   // Blocks that share words set their bits in them one after the other.
   static void clear_bits(const ConvCall& call, const Strip& strip) {
-    const ConvPlan& plan = *call.plan;
-    const i64 pitch = divide_up(plan.out_channels, kWordBits);
+    const i64 pitch = divide_up(call.plan->out_channels, kWordBits);
     for (i64 i = 0; i < strip.count; ++i) {
-      std::memset(static_cast<u32*>(call.pointers->out) + strip.pixel[i].position * pitch, 0,
+      std::memset(bits_of(call) + strip.pixel[i].position * pitch, 0,
                   static_cast<size_t>(pitch) * 4);
     }
   }
 
   template <class Real, class Out>
   static void floats(const ConvCall& call, const Strip& strip, const Block& block) {
+    if constexpr (!std::is_same_v<Out, double>) {
+      if (call.pointers->residual != nullptr) return sums<Out>(call, strip, block);
+    }
     if (call.plan->spec.out_channels_last) {
       channels_last<Real, Out>(call, strip, block);
     } else {
@@ -270,7 +287,8 @@ struct Convolution {
     const ConvPlan& plan = *call.plan;
     const i64 pixels = call.images * plan.out_h * plan.out_w;
     // Blocks that share words of the output stay with one thread.
-    const i64 blocks = plan.words_apart || plan.spec.out_dtype != kBits ? plan.blocks : 1;
+    const bool bits = plan.spec.out_dtype == kBits || call.pointers->residual != nullptr;
+    const i64 blocks = plan.words_apart || !bits ? plan.blocks : 1;
     i64 length = kMostStrip;
     // Four items a thread at least, if the tiles allow it.
     while (length > 2 * plan.tile && divide_up(pixels, length) * blocks < 4 * parts) length /= 2;

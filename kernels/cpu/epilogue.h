@@ -44,10 +44,14 @@ struct Scales {
     for (i64 c = block.channels; c < N; ++c) alpha[c] = addend[c] = 0;
   }
 
+  Real scaled(int c, i32 count, i32 taps, i32 per_count) const {
+    return alpha[c] * static_cast<Real>(taps - per_count * count);
+  }
+
   // N is a multiple of a vector's length: the loop has no rest.
   void apply(const i32* counts, i32 taps, i32 per_count, int channels, Real* y) const {
     for (int c = 0; c < channels; ++c) {
-      y[c] = alpha[c] * static_cast<Real>(taps - per_count * counts[c]) + addend[c];
+      y[c] = scaled(c, counts[c], taps, per_count) + addend[c];
     }
   }
 };

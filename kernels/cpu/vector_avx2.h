@@ -131,6 +131,10 @@ inline void store_halves(u16* out, const float* values) {
                    _mm256_cvtps_ph(_mm256_loadu_ps(values), _MM_FROUND_TO_NEAREST_INT));
 }
 
+inline void load_halves(float* to, const u16* from) {
+  _mm256_storeu_ps(to, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
 // out[c][p] = in[p][c] for 8 x 8 floats.
 inline void transpose(const float* in, i64 in_pitch, float* out, i64 out_pitch) {
   __m256 row[8];

@@ -43,6 +43,11 @@ inline void store_halves(u16* out, const float* values) {
                               vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(values + 4)))));
 }
 
+inline void load_halves(float* to, const u16* from) {
+  vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))));
+  vst1q_f32(to + 4, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + 4))));
+}
+
 // out[c][p] = in[p][c] for 8 x 8 floats, in blocks of 4 x 4.
 inline void transpose(const float* in, i64 in_pitch, float* out, i64 out_pitch) {
   for (int p = 0; p < 8; p += 4) {

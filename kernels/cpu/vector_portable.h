@@ -44,6 +44,10 @@ inline void store_halves(u16* out, const float* values) {
   for (int i = 0; i < 8; ++i) out[i] = float_to_half(values[i]);
 }
 
+inline void load_halves(float* to, const u16* from) {
+  for (int i = 0; i < 8; ++i) to[i] = half_to_float(from[i]);
+}
+
 // out[c][p] = in[p][c] for 8 x 8 floats.
 inline void transpose(const float* in, i64 in_pitch, float* out, i64 out_pitch) {
   for (int c = 0; c < 8; ++c) {

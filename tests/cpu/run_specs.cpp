@@ -20,6 +20,10 @@ i64 binop_cpu_conv(const ConvPlan* plan, const void* x, const void* weight, cons
                    const void* prepared, void* out, const void* scale_a, const void* scale_w,
                    const void* bias, const void* threshold, const void* flip, const Norm* norm,
                    i64 threads);
+i64 binop_cpu_conv_residual(const ConvPlan* plan, const void* x, const void* weight,
+                            const void* raw, const void* prepared, void* y, void* signs,
+                            const void* scale, const float* norm, const void* values,
+                            const float* activation, const float* shift, i64 threads);
 void binop_cpu_pack(const PackSpec* spec, const void* x, void* signs, void* mask, const void* scale,
                     i64 threads);
 void binop_cpu_unpack(const UnpackSpec* spec, const void* packed, void* out, i64 threads);
@@ -57,10 +61,15 @@ static void put(const Buffer& buffer) {
   std::fwrite(buffer.data, 1, static_cast<size_t>(buffer.bytes), stdout);
 }
 
+static std::vector<Buffer> get_buffers(int count) {
+  std::vector<Buffer> in;
+  for (int i = 0; i < count; ++i) in.push_back(get_buffer());
+  return in;
+}
+
 static void conv(i64 threads) {
   const ConvSpec spec = get<ConvSpec>();
-  std::vector<Buffer> in;
-  for (int i = 0; i < 7; ++i) in.push_back(get_buffer());
+  const std::vector<Buffer> in = get_buffers(7);
   Buffer out(get<i64>());
   Buffer memory(binop_cpu_plan_bytes(&spec));
   binop_cpu_plan(&spec, memory.data);
@@ -74,6 +83,25 @@ static void conv(i64 threads) {
                      in[3].data, in[4].data, in[5].data, in[6].data, nullptr, threads);
   if (outcome != kDone) std::exit(2);
   put(out);
+}
+
+static void conv_residual(i64 threads) {
+  const ConvSpec spec = get<ConvSpec>();
+  const std::vector<Buffer> in = get_buffers(7);
+  Buffer y(get<i64>());
+  Buffer signs(get<i64>());
+  Buffer memory(binop_cpu_plan_bytes(&spec));
+  binop_cpu_plan(&spec, memory.data);
+  const ConvPlan* plan = reinterpret_cast<const ConvPlan*>(memory.data);
+  Buffer prepared(binop_cpu_prepared_bytes(plan));
+  binop_cpu_prepare(plan, in[1].data, prepared.data, threads);
+  const auto floats = [&](int i) { return reinterpret_cast<const float*>(in[i].data); };
+  const i64 outcome = binop_cpu_conv_residual(plan, in[0].data, in[1].data, in[1].data,
+                                              prepared.data, y.data, signs.data, in[2].data,
+                                              floats(3), in[4].data, floats(5), floats(6), threads);
+  if (outcome != kDone) std::exit(2);
+  put(y);
+  put(signs);
 }
 
 static void pack(i64 threads) {
@@ -105,5 +133,6 @@ int main(int count, char** arguments) {
     if (op == 0) conv(threads);
     if (op == 1) pack(threads);
     if (op == 2) unpack(threads);
+    if (op == 3) conv_residual(threads);
   }
 }

@@ -84,6 +84,24 @@ def test_the_inner_loop_keeps_its_sums_in_registers(
         assert not [line for line in loop if re.search(rf"vmov\S+ +{register}\d+,.*\(", line)]
 
 
+@pytest.mark.x86_code
+@pytest.mark.parametrize(
+    ("namespace", "register", "vectors"),
+    [("avx512_vpopcntdq", "%zmm", 2), ("avx512", "%zmm", 8), ("avx2", "%ymm", 8)],
+)
+def test_residual_sums_are_vectors(
+    machine_code: dict[str, str], namespace: str, register: str, vectors: int
+) -> None:
+    """Of a whole block, with an activation and without: a branch in either would leave scalars."""
+    code = "".join(
+        code
+        for name, code in machine_code.items()
+        if name.startswith(f"void {namespace}::Convolution") and "sums<float>" in name
+    )
+    means = re.findall(rf"vsubps .*{register}", code)
+    assert len(means) >= 2 * vectors
+
+
 def test_it_exports_its_functions_only() -> None:
     tool = shutil.which("nm")
     if compiler() is None or tool is None:

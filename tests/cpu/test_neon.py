@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, Case, can_pack
+from cases import CASES, Case, can_pack, sprinkle
 from compare import assert_same_bits
 from configurations import TILED, packed_operands
 
@@ -126,6 +126,42 @@ def thresholds(case: Case, path: int) -> tuple[bytes, torch.Tensor]:
     return conv_request(path, spec, [x, weight, None, None, None, threshold, flip], out), out
 
 
+def sums(case: Case, path: int, index: int) -> tuple[bytes, list[torch.Tensor]]:
+    """A residual sum: of every dtype, layout and set of steps, as ``index`` has it."""
+    x, weight = packed_operands(case)
+    real, *others = case.tensors()
+    settings = [list(v) if isinstance(v, tuple) else v for v in case.options.values()]
+    geometry = check_binary_conv2d(real, *others, *case.options.values(), 1.0)
+    scale, norm = torch.randn(case.o), torch.randn(4, case.o)
+    size = (case.n, case.o, geometry.out_height, geometry.out_width)
+    residual = torch.randn(size).to(DTYPES[index % 3])
+    sprinkle(residual, torch.Generator().manual_seed(index))
+    # No NaN goes on as floats: which one a sum of two is, differs between processors.
+    residual = residual.nan_to_num(nan=1.0)
+    if index % 2:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    activation = torch.randn(3, case.o) if index % 5 < 3 else None
+    shift = torch.randn(case.o) if index % 7 < 4 else None
+    relu = index % 4 < 2
+    spec = prepare._spec(
+        geometry,
+        abi.packed_image(real.shape),
+        abi.packed_image(others[0].shape),
+        case.pad_value,
+        abi.DTYPES[residual.dtype],
+        True,
+        abi.residual(residual, relu),
+        scale_w=scale,
+    )
+    spec.path = path
+    rest = (scale, norm, residual, activation, shift)
+    outs = ops.binary_conv2d_residual(x, weight, case.c, *rest, relu, *settings)
+    tensors = [x, weight, *rest]
+    sizes = [struct.pack("q", out.numel() * out.element_size()) for out in outs]
+    request = b"".join([struct.pack("q", 3), bytes(spec), *map(buffer, tensors), *sizes])
+    return request, list(outs)
+
+
 def convolutions() -> Iterator[Case]:
     for index, case in enumerate([*TILED, *CASES]):
         if case.n > 0:
@@ -144,6 +180,14 @@ def test_convolutions(runner: list[str], path: int) -> None:
     made += [thresholds(case, path) for case in cases if can_pack(case)]
     output = emulate(runner, b"".join(request for request, _ in made))
     compare(output, [out for _, out in made])
+
+
+@pytest.mark.parametrize("path", [NEON, PORTABLE])
+def test_residual_sums(runner: list[str], path: int) -> None:
+    cases = [case for case in convolutions() if can_pack(case)]
+    made = [sums(case, path, index) for index, case in enumerate(cases)]
+    output = emulate(runner, b"".join(request for request, _ in made))
+    compare(output, [out for _, outs in made for out in outs])
 
 
 @pytest.mark.parametrize("path", [NEON, PORTABLE])

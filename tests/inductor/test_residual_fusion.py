@@ -24,6 +24,7 @@ RESIDUALS = {"bireal_net": 3, "reactnet": 2, "quicknet": 2}
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuse_residual, "DEVICES", {"cpu"})
+    monkeypatch.setattr(residual, "cpu_obstacle", lambda: None)
 
 
 def by_name(name: str) -> Network:
@@ -165,6 +166,17 @@ def test_no_sum_is_composed_on_a_device(monkeypatch: pytest.MonkeyPatch, freezin
     source = generated(model, x, freezing=freezing)
     calls = source.count("= torch.ops.binop.binary_conv2d_residual.default(")
     assert calls == (3 if torch.cuda.get_device_capability() == (9, 0) else 0)
+
+
+def test_a_cpu_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residual, "cpu_obstacle", lambda: "nobody built it")
+    network = by_name("bireal_net")
+    got = rewrite(network.build(), network.images(1))
+    assert got.counts["residual"] == 0
+    assert any("nobody built it" in reason for reason in got.reasons)
+    without_library = BinopPass().uuid()
+    monkeypatch.setattr(residual, "cpu_obstacle", lambda: None)
+    assert BinopPass().uuid() != without_library
 
 
 def test_devices_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
