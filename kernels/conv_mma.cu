@@ -35,15 +35,28 @@ struct Walk {
     return a.resident ? shared + stage * static_cast<int>(a.filter_bytes)
                       : address(a, shared) + static_cast<int>(a.patch_bytes);
   }
+};
 
-  // Starts this stage's copies, as a group of their own (empty past the last tile).
+// Ahead of the products.
+struct Loader {
+  Walk walk;
+  int entries;  // of the patch
+
+  // Starts the next stage's copies, as a group of their own (empty past the last tile).
   __device__ void load(const MmaArguments& a, const Block& block, u8* shared) {
-    if (tile < static_cast<int>(a.pixel_tiles)) {
-      load_patch(a, Tile::at(a, tile), block.group, stage, shared_address(address(a, shared)));
-      if (!a.resident) {
-        load_filters(a, block, at<Chunk>(shared, a.chunks_at), stage, filters(a, shared));
+    if (walk.tile < static_cast<int>(a.pixel_tiles)) {
+      u32* sources = at<u32>(shared, a.sources_at);
+      if (walk.stage == 0) {
+        const Tile tile = Tile::at(a, walk.tile);
+        entries = tile.entries;
+        find_sources(a, tile, sources);
       }
-      advance(a);
+      load_patch(a, entries, sources, block.group, walk.stage,
+                 shared_address(walk.address(a, shared)));
+      if (!a.resident) {
+        load_filters(a, block, at<Chunk>(shared, a.chunks_at), walk.stage, walk.filters(a, shared));
+      }
+      walk.advance(a);
     }
     commit_copies();
   }
@@ -51,17 +64,17 @@ struct Walk {
 
 template <class Out>
 __device__ void store_tile(const MmaArguments& a, const Block& block, const Tile& tile,
-                           const Warp& warp, u8* shared, const Spot* spots, const Sums& sums) {
+                           const Warp& warp, const Finish<Out>& finish, u8* shared,
+                           const Spot* spots, const int* set_bits, const Sums& sums) {
   const int index = warp.m * WARPS_N + warp.n;
   Row* rows = at<Row>(shared, a.rows_at) + index * WARP_M;
-  describe_rows(a, warp, spots, at<int>(shared, a.taps_at), at<int>(shared, a.set_bits_at), rows);
-  const auto* channels = at<Channel<Out>>(shared, a.channels_at);
+  describe_rows(a, warp, spots, at<int>(shared, a.taps_at), set_bits, rows);
   const int* table = at<int>(shared, a.table_at);
   if constexpr (Channel<Out>::kPacked) {
-    store_bits(a, block, tile, warp, rows, channels, table, sums);
+    store_bits(a, block, tile, warp, rows, finish, table, sums);
   } else {
     constexpr i64 kPartials = (WARPS_K - 1) * WARPS_M * WARPS_N * sizeof(Partials);
-    store_floats<Out>(a, block, tile, warp, rows, channels, table, sums,
+    store_floats<Out>(a, block, tile, warp, rows, finish, table, sums,
                       at<Crossing<Out>>(shared, a.scratch_at + kPartials) + index);
   }
 }
@@ -84,6 +97,18 @@ __device__ inline void set_up(const MmaArguments& a, const Block& block, u8* sha
   }
 }
 
+// What alternates from tile to tile: warps may still store the tile before.
+struct Kept {
+  Spot* spots;
+  int* set_bits;
+
+  static __device__ Kept at(const MmaArguments& a, u8* shared, int tile_parity) {
+    const int entries = static_cast<int>(a.segment_entries * a.segments);
+    return {::at<Spot>(shared, a.spots_at) + tile_parity * kTileM,
+            ::at<int>(shared, a.set_bits_at) + tile_parity * entries};
+  }
+};
+
 // One loop over the stages of all tiles, with the code of each part there once: it comes from
 // memory when it first runs, at a cost of several cycles an instruction.
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -95,30 +120,30 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
   set_up(a, block, dynamic);
 
   Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
-  Walk ahead = now;
+  Loader loader = {now, 0};
   int unstarted = kStagesAhead;  // stages to be on their way before the first product
-  Spot* spots = at<Spot>(dynamic, a.spots_at);
-  Spot* next_spots = spots + kTileM;  // other warps may still store the tile before
+  int parity = 0;
+  const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(dynamic, a.channels_at));
   Operands operands;
-  operands.chunk = Operands::chunk_lane(shared_address(at<Chunk>(dynamic, a.chunks_at)));
+  operands.chunk = Operands::chunk_lane(warp, shared_address(at<Chunk>(dynamic, a.chunks_at)));
   operands.filters = Operands::filter_lane(warp);
   Tile tile = {};
   Sums sums = {};
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     const bool starts = now.stage == 0;
+    const Kept kept = Kept::at(a, dynamic, parity);
+    const u8* patch = now.address(a, dynamic);
     if (unstarted == 0) {
       if (starts) {
-        Spot* used = spots;
-        spots = next_spots;
-        next_spots = used;
         tile = Tile::at(a, now.tile);
-        describe_pixels(a, tile, spots);
+        describe_pixels(a, tile, kept.spots);
       }
       wait_copies<kStagesAhead - 1>();
+      count_set_bits(a, tile.entries, now.stage, patch, kept.set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
-    ahead.load(a, block, dynamic);
+    loader.load(a, block, dynamic);
     if (unstarted > 0) {
       if (--unstarted == 0) {
         build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
@@ -127,22 +152,23 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       continue;
     }
 
-    const u8* patch = now.address(a, dynamic);
-    const u32 filters = shared_address(now.filters(a, dynamic));
-    count_set_bits(a, tile, now.stage, patch, at<int>(dynamic, a.set_bits_at));
     if (starts) {
-      operands.enter(spots, warp);
+      operands.enter(kept.spots, warp);
       clear(sums);
     }
-    multiply_stage(sums, operands, warp, shared_address(patch), filters, step_count(a));
+    multiply_stage(sums, operands, warp, shared_address(patch),
+                   shared_address(now.filters(a, dynamic)), step_count(a));
     now.advance(a);
     if (now.stage != 0) continue;
 
-    if constexpr (WARPS_K > 1) hand_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
-    __syncthreads();  // the set bits are counted
-    if (warp.k == 0) {
-      if constexpr (WARPS_K > 1) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
-      store_tile<OUT>(a, block, tile, warp, dynamic, spots, sums);
+    if constexpr (WARPS_K > 1) {
+      hand_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
+      __syncthreads();
+      if (warp.k == 0) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
     }
+    if (warp.k == 0) {
+      store_tile<OUT>(a, block, tile, warp, finish, dynamic, kept.spots, kept.set_bits, sums);
+    }
+    parity ^= 1;
   }
 }

@@ -56,48 +56,69 @@ __device__ inline void copy_words(u32 target, const u32* words, int count, int w
   }
 }
 
-// Words past a pixel's last stay as they are: the filters are zero there.
-__device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int group, int stage,
-                                  u32 target) {
-  const int entries = static_cast<int>(a.segment_entries);
-  const u32 plane_bytes = entries * static_cast<int>(a.segments) * kChunkBytes;
+// What a tile's entries are copied from: pixels, or kOutside. Each thread finds, copies and counts
+// the entries that are its own.
+constexpr u32 kOutside = ~0u;
+
+__device__ inline void find_sources(const MmaArguments& a, const Tile& tile, u32* sources) {
+#pragma unroll 1
+  for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
+    const int segment = a.segments == 1 ? 0 : divide_by(entry, a.by_segment_entries);
+    const int in_segment = entry - segment * static_cast<int>(a.segment_entries);
+    const Source source =
+        a.patch_per_tap
+            ? Source::of_tap(a, tile, segment, in_segment)
+            : Source::of_padded(
+                  a, tile, tile.padded + segment * static_cast<int>(a.segment_step) + in_segment);
+    sources[entry] = source.inside ? source.pixel : kOutside;
+  }
+}
+
+// An entry of less than whole chunks. Words past a pixel's last stay as they are: the filters are
+// zero there.
+__device__ inline void copy_part(const MmaArguments& a, const u32* words, int entry, int skipped,
+                                 u32 to, u32 plane_bytes, bool inside) {
+  const int group_words = static_cast<int>(a.group_words);
+  const int width = static_cast<int>(a.copy_words);
+  if (a.fold == 1) {
+    const int end = skipped + static_cast<int>(a.stage_planes) * kChunkWords;
+#pragma unroll 1
+    for (; skipped < end; skipped += kChunkWords, words += kChunkWords, to += plane_bytes) {
+      copy_words(to, words, group_words - skipped, width, inside);
+    }
+    return;
+  }
+  // The pixel is also the neighbour of those before it, as the tap to their right.
+  const int apart = static_cast<int>(a.tap_columns_apart);
+#pragma unroll 1
+  for (int f = 0; f < static_cast<int>(a.fold) && entry - f * apart >= 0; ++f) {
+    copy_words(to, words, group_words, width, inside);
+    to += group_words * 4 - apart * kChunkBytes;
+  }
+}
+
+__device__ inline void load_patch(const MmaArguments& a, int tile_entries, const u32* sources,
+                                  int group, int stage, u32 target) {
+  const u32 plane_bytes = static_cast<int>(a.segment_entries * a.segments) * kChunkBytes;
   const int planes = static_cast<int>(a.stage_planes);
   const int skipped = stage * planes * kChunkWords;
-  const int fold = static_cast<int>(a.fold);
-  const int group_words = static_cast<int>(a.group_words);
-  const u32* first_word = a.x + group * group_words + skipped;
+  const u32* first_word = a.x + group * static_cast<int>(a.group_words) + skipped;
+  const bool whole = a.copy_words == kChunkWords;
 #pragma unroll 1
-  for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
-    const int padded = tile.padded + segment * static_cast<int>(a.segment_step);
+  for (int entry = static_cast<int>(threadIdx.x); entry < tile_entries; entry += kThreads) {
+    const u32 pixel = sources[entry];
+    const bool inside = pixel != kOutside;
+    // As unsigned numbers of 32 bits: a single instruction.
+    const u32* words =
+        first_word + static_cast<u64>(inside ? pixel : 0u) * static_cast<u32>(a.pixel_words);
+    u32 to = target + entry * kChunkBytes;
+    if (whole) {
 #pragma unroll 1
-    for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
-      const Source source = a.patch_per_tap ? Source::of_tap(a, tile, segment, entry)
-                                            : Source::of_padded(a, tile, padded + entry);
-      // As unsigned numbers of 32 bits: a single instruction.
-      const u32* words =
-          first_word + static_cast<u64>(source.pixel) * static_cast<u32>(a.pixel_words);
-      u32 to = target + (segment * entries + entry) * kChunkBytes;
-      if (a.copy_words == 4) {
-#pragma unroll 1
-        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
-          copy_async<16>(to, words, source.inside);
-        }
-      } else if (fold == 1) {
-        int left = group_words - skipped;
-#pragma unroll 1
-        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
-          copy_words(to, words, left, static_cast<int>(a.copy_words), source.inside);
-          left -= kChunkWords;
-        }
-      } else {
-        // The pixel is also the neighbour of those before it, as the tap to their right.
-        const int apart = static_cast<int>(a.tap_columns_apart);
-#pragma unroll 1
-        for (int f = 0; f < fold && entry - f * apart >= 0; ++f) {
-          copy_words(to, words, group_words, static_cast<int>(a.copy_words), source.inside);
-          to += group_words * 4 - apart * kChunkBytes;
-        }
+      for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
+        copy_async<16>(to, words, inside);
       }
+    } else {
+      copy_part(a, words, entry, skipped, to, plane_bytes, inside);
     }
   }
 }
@@ -115,19 +136,18 @@ __device__ inline int count_chunk(const uint4& chunk, int left, u32 last_mask) {
   return __popc(x) + __popc(y) + __popc(z) + __popc(w);
 }
 
-// Adds up popc of every entry over the stages. Each thread counts the same entries in each stage.
-__device__ inline void count_set_bits(const MmaArguments& a, const Tile& tile, int stage,
+// Adds up popc of every entry over the stages.
+__device__ inline void count_set_bits(const MmaArguments& a, int tile_entries, int stage,
                                       const u8* patch, int* set_bits) {
   const int entries = static_cast<int>(a.segment_entries * a.segments);
   const int planes = static_cast<int>(a.stage_planes);
   const int left = static_cast<int>(a.group_words) - stage * planes * kChunkWords;
-  const int last_entry = entries - static_cast<int>(a.segment_entries) + tile.entries;
   const u32 last_mask = tail_mask(a.group_channels);
-#pragma unroll 1
-  for (int entry = static_cast<int>(threadIdx.x); entry < last_entry; entry += kThreads) {
+#pragma unroll 2
+  for (int entry = static_cast<int>(threadIdx.x); entry < tile_entries; entry += kThreads) {
     const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
     int set = stage == 0 ? 0 : set_bits[entry];
-#pragma unroll 1
+#pragma unroll 2
     for (int plane = 0; plane < planes; ++plane, chunk += entries) {
       set += count_chunk(*chunk, left - plane * kChunkWords, last_mask);
     }

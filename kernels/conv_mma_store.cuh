@@ -7,8 +7,17 @@
 
 // What the epilogue needs of one row of the tile.
 struct Row {
-  int term;   // -2 popc(a), for floats with the bits of kShift
-  int table;  // first entry of the pixel's class
+  int term;   // of popc(a)
+  int table;  // of the table's entries for the pixel: the first, or of PAIRS bytes before this
+              // lane's
+
+  static __device__ Row of(int set, int table) {
+#if PAIRS
+    return {static_cast<int>(half_set_pair(set)), table * 4 + (set & 1) * kOddAt};
+#else
+    return {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set, table};
+#endif
+  }
 };
 
 // Sums popc over the taps of the warp's rows; a lane has a row, or two side by side.
@@ -30,8 +39,7 @@ __device__ inline void describe_rows(const MmaArguments& a, const Warp& warp, co
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    rows[lane + r * 32] = {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set[r],
-                           spot[r * 32].table};
+    rows[lane + r * 32] = Row::of(set[r], spot[r * 32].table);
   }
   __syncwarp();
 }
@@ -45,6 +53,41 @@ struct Lane {
   static __device__ Lane of_thread(const MmaArguments& a, const Tile& tile, const Warp& warp) {
     const int row = static_cast<int>(threadIdx.x) % 32 / 4;
     return {row, tile.first_pixel + warp.m * WARP_M + row, static_cast<int>(a.pixels)};
+  }
+};
+
+// The bits of a lane's channels in a row.
+constexpr int kPieceBits = WARP_N / 4;
+using Piece = Choose<WARP_N == 64, u16, u8>::Type;
+
+// What stays the same in every tile.
+template <class Out>
+struct Finish {
+  const Channel<Out>* channels;
+
+  static __device__ Finish of(const Block&, const Warp&, const Channel<Out>* channels) {
+    return {channels};
+  }
+};
+
+// What is to be done with a lane's signs.
+template <>
+struct Finish<bits> {
+  u32 word;  // which to exchange (at_least), and in the high half which exist
+
+  static __device__ Finish of(const Block& block, const Warp& warp, const Channel<bits>* channels) {
+    const int first = warp.n * WARP_N + lane_channel(static_cast<int>(threadIdx.x), 0);
+    u32 word = 0;
+#pragma unroll 1
+    for (int c = 0; c < kPieceBits && first + c < block.channels; ++c) {
+      word |= (channels[first + c].at_least | 1u << 16) << c;
+    }
+    return {word};
+  }
+
+  // `below`: sign bits of dot - threshold.
+  __device__ Piece piece(u32 below) const {
+    return static_cast<Piece>((below ^ word) & (word >> 16));
   }
 };
 
@@ -131,7 +174,7 @@ struct Crossing {
 
 template <class Out>
 __device__ void store_floats(const MmaArguments& a, const Block& block, const Tile& tile,
-                             const Warp& warp, const Row* rows, const Channel<Out>* channels,
+                             const Warp& warp, const Row* rows, const Finish<Out>& finish,
                              const int* table, const Sums& sums, Crossing<Out>* crossing) {
   const Lane lane = Lane::of_thread(a, tile, warp);
 #if ROWS
@@ -146,7 +189,7 @@ __device__ void store_floats(const MmaArguments& a, const Block& block, const Ti
     Channel<Out> constants[kLaneChannels];
     int common[kLaneChannels];
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) constants[c] = channels[first + c];
+    for (int c = 0; c < kLaneChannels; ++c) constants[c] = finish.channels[first + c];
     load_entries(common, table + static_cast<int>(a.common_class) * kTileN + first);
 #pragma unroll
     for (int i = 0; i < kProductsM; ++i) {
@@ -184,30 +227,76 @@ __device__ void store_floats(const MmaArguments& a, const Block& block, const Ti
   }
 }
 
-// The bits of a lane's channels in a row.
-using Piece = Choose<WARP_N == 64, u16, u8>::Type;
+#if PAIRS
+// The signs of a lane's channels in a row.
+struct Decisions {
+  u32 table;  // this lane's part of it
+
+  static __device__ Decisions at(const MmaArguments&, const int* table, int first) {
+    return {shared_address(table) + 2 * first};
+  }
+
+  __device__ u32 below(const MmaArguments&, const Sums& sums, int i, int half,
+                       const Row& row) const {
+    u32 bytes[2] = {};
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      const uint4 entry = load_chunk((table + row.table) ^ group * 2 * kLaneChannels);
+      const u32 entries[4] = {entry.x, entry.y, entry.z, entry.w};
+      u32 decided[4];
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) {
+        decided[pair] = pair_of(sum_of(sums, i, half, group, 2 * pair),
+                                sum_of(sums, i, half, group, 2 * pair + 1)) +
+                        entries[pair] - static_cast<u32>(row.term);
+      }
+      bytes[group] = below_threshold(decided);
+    }
+    return __byte_perm(bytes[0], bytes[1], 0x0040);
+  }
+};
+#else
+struct Decisions {
+  const int* table;
+  int common[kGroups][kLaneChannels];
+
+  static __device__ Decisions at(const MmaArguments& a, const int* table, int first) {
+    Decisions decisions;
+    decisions.table = table + first;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      load_entries(decisions.common[group], table + static_cast<int>(a.common_class) * kTileN +
+                                                first + group * kLaneChannels);
+    }
+    return decisions;
+  }
+
+  __device__ u32 below(const MmaArguments& a, const Sums& sums, int i, int half,
+                       const Row& row) const {
+    u32 below = 0;
+#pragma unroll
+    for (int group = kGroups - 1; group >= 0; --group) {
+      int entries[kLaneChannels];
+      entries_of(entries, a, row, common[group], table + group * kLaneChannels);
+#pragma unroll
+      for (int c = kLaneChannels - 1; c >= 0; --c) {
+        const int above = 4 * sum_of(sums, i, half, group, c) + (row.term - entries[c]);
+        below = __funnelshift_l(static_cast<u32>(above), below, 1);
+      }
+    }
+    return below;
+  }
+};
+#endif
 
 __device__ inline void store_bits(const MmaArguments& a, const Block& block, const Tile& tile,
-                                  const Warp& warp, const Row* rows, const Channel<bits>* channels,
+                                  const Warp& warp, const Row* rows, const Finish<bits>& finish,
                                   const int* table, const Sums& sums) {
-  constexpr int kChannels = WARP_N / 4;
   const Lane lane = Lane::of_thread(a, tile, warp);
   const int first = warp.n * WARP_N + lane_channel(static_cast<int>(threadIdx.x), 0);
-  const int left = block.channels - first;
+  const Decisions decisions = Decisions::at(a, table, first);
   // Past the last channel, bits are clear up to the end of the word.
-  const bool in_words = first / kWordBits * kWordBits < block.channels;
-  const u32 existing = left >= kChannels ? (1u << kChannels) - 1u
-                       : left > 0        ? (1u << left) - 1u
-                                         : 0u;
-  u32 at_least = 0;
-  int common[kGroups][kLaneChannels];
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) at_least |= channels[first + c].at_least << c;
-#pragma unroll
-  for (int group = 0; group < kGroups; ++group) {
-    load_entries(common[group],
-                 table + static_cast<int>(a.common_class) * kTileN + first + group * kLaneChannels);
-  }
+  const int pixels = first / kWordBits * kWordBits < block.channels ? lane.pixels : 0;
   const i64 pixel_bytes = (a.out_channels + kWordBits - 1) / kWordBits * 4;
   u8* out =
       static_cast<u8*>(a.out) + lane.first_pixel * pixel_bytes + (block.first_channel + first) / 8;
@@ -215,21 +304,9 @@ __device__ inline void store_bits(const MmaArguments& a, const Block& block, con
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const Row row = rows[lane.row + i * 16 + half * 8];
-      u32 below = 0;  // sign bits of dot - threshold
-#pragma unroll
-      for (int group = kGroups - 1; group >= 0; --group) {
-        int entries[kLaneChannels];
-        entries_of(entries, a, row, common[group], table + first + group * kLaneChannels);
-#pragma unroll
-        for (int c = kLaneChannels - 1; c >= 0; --c) {
-          const int above = 4 * sum_of(sums, i, half, group, c) + (row.term - entries[c]);
-          below = __funnelshift_l(static_cast<u32>(above), below, 1);
-        }
-      }
-      if (in_words && lane.first_pixel + i * 16 + half * 8 < lane.pixels) {
-        *reinterpret_cast<Piece*>(out + (i * 16 + half * 8) * pixel_bytes) =
-            static_cast<Piece>((below ^ at_least) & existing);
+      const u32 below = decisions.below(a, sums, i, half, rows[lane.row + i * 16 + half * 8]);
+      if (lane.first_pixel + i * 16 + half * 8 < pixels) {
+        *reinterpret_cast<Piece*>(out + (i * 16 + half * 8) * pixel_bytes) = finish.piece(below);
       }
     }
   }

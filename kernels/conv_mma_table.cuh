@@ -6,6 +6,7 @@
 // interval's number, and the number tells the interval.
 #pragma once
 
+#include "bit_pairs.cuh"
 #include "conv_mma_tile.cuh"
 
 // Taps of one axis inside the image: [first, last).
@@ -89,8 +90,28 @@ __device__ int table_entry<bits>(int correction, const Channel<bits>& channel) {
   return channel.threshold - correction;
 }
 
-// Fills the table [class][kTileN]. `sums` holds, meanwhile, the sums over all taps above and to the
-// left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
+// Of PAIRS, a class has its 16-bit halves for even popc(a) and, kOddAt bytes further, for odd.
+// Where a lane has 16 channels, those for odd are exchanged by eights, so that lanes with even and
+// odd pixels read from different banks.
+constexpr int kClassBytes = kTileN * 4;
+constexpr int kOddSwap = WARP_N == 64 ? kLaneChannels : 0;  // of a channel's number
+constexpr int kOddAt = kTileN * 2 + kOddSwap * 2;
+
+// Writes the entry of a class and a channel of the tile.
+__device__ inline void write_entry(int* of_class, int channel, int correction,
+                                   const Channel<OUT>& constants) {
+#if PAIRS
+  auto* halves = reinterpret_cast<u16*>(of_class);
+  halves[channel] = static_cast<u16>(table_half(correction, constants.threshold, 0));
+  halves[kTileN + (channel ^ kOddSwap)] =
+      static_cast<u16>(table_half(correction, constants.threshold, 1));
+#else
+  of_class[channel] = table_entry(correction, constants);
+#endif
+}
+
+// Fills the table, of kTileN words a class. `sums` holds, meanwhile, the sums over all taps above
+// and to the left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
 __device__ inline void build_table(const MmaArguments& a, const Block& block,
                                    const Channel<OUT>* channels, int* sums, int* table) {
   const int rows = static_cast<int>(a.kernel_rows);
@@ -122,12 +143,12 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
     }
     // Each thread reads only what it has written itself.
     const int all = sums[rows * pitch + columns * kTileN + n];
-    int* entry = table + n;
+    int* of_class = table;
 #pragma unroll 1
     for (int r = 0; r < static_cast<int>(a.row_classes); ++r) {
       const Interval down = Interval::of_number(static_cast<int>(a.first_row_class) + r, rows);
 #pragma unroll 1
-      for (int c = 0; c < static_cast<int>(a.column_classes); ++c, entry += kTileN) {
+      for (int c = 0; c < static_cast<int>(a.column_classes); ++c, of_class += kTileN) {
         const Interval across =
             Interval::of_number(static_cast<int>(a.first_column_class) + c, columns);
         const int inside = sums[down.last * pitch + across.last * kTileN + n] -
@@ -135,7 +156,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
                            sums[down.last * pitch + across.first * kTileN + n] +
                            sums[down.first * pitch + across.first * kTileN + n];
         // With pad_value 1 a tap outside adds what it would have subtracted with -1.
-        *entry = table_entry(a.pad_value > 0 ? 2 * inside - all : inside, channels[n]);
+        write_entry(of_class, n, a.pad_value > 0 ? 2 * inside - all : inside, channels[n]);
       }
     }
   }

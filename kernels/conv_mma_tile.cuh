@@ -2,7 +2,8 @@
 //
 // Compiled with -DWARP_M and -DWARP_N (pixels and channels of a warp), -DWARPS_M and -DWARPS_N
 // (warps down and across the tile), -DWARPS_K (warps that split the depth of the same part), and
-// -DROWS (1: the output is packed, or has rows of channels in whole groups of 8).
+// -DROWS (1: the output is packed, or has rows of channels in whole groups of 8), and -DPAIRS (1:
+// packed output is decided two channels at a time, bit_pairs.cuh).
 #pragma once
 
 #include "epilogue.cuh"
@@ -59,6 +60,7 @@ struct MmaArguments : ConvArguments {
   // For divide_by.
   i64 by_plane;
   i64 by_width;
+  i64 by_segment_entries;
   i64 by_padded_plane;
   i64 by_padded_width;
   i64 by_dilation_rows;
@@ -70,6 +72,7 @@ struct MmaArguments : ConvArguments {
   // Where what lies in shared memory, in bytes.
   i64 ring_at;
   i64 set_bits_at;
+  i64 sources_at;
   i64 table_at;
   i64 spots_at;
   i64 rows_at;
@@ -137,7 +140,7 @@ struct Tile {
   int first_pixel;
   int image;    // of the first pixel
   int padded;   // its place in that image
-  int entries;  // of a segment that the tile needs
+  int entries;  // of the patch, up to the last that the tile needs
 
   static __device__ Tile at(const MmaArguments& a, int index) {
     const int first_pixel = index * kTileM;
@@ -147,6 +150,7 @@ struct Tile {
       const int last = tile.place(a, kTileM - 1).padded(a, place.image);
       tile.entries = last - tile.padded + 1 + static_cast<int>(a.tap_entries);
     }
+    tile.entries += static_cast<int>((a.segments - 1) * a.segment_entries);
     return tile;
   }
 

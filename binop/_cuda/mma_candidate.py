@@ -14,7 +14,9 @@ from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
 _STAGES_AHEAD = 2  # kStagesAhead of conv_mma.cu
+_MAX_TAPS_OF_PAIRS = 2**15 - 2  # sums fit 16 bits
 _SYSTEM_BYTES = 1024  # of every block's shared memory
+_ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
 
 
 # For the estimate, in cycles of a multiprocessor. Measured on an H200: 6 a matrix product of a
@@ -76,6 +78,11 @@ class Candidate:
         return self.call.out == "bits" or (self.call.channels_last and out_per_group % 8 == 0)
 
     @property
+    def in_pairs(self) -> bool:
+        """Whether bits are decided two channels at a time (kernels/bit_pairs.cuh)."""
+        return self.call.out == "bits" and self.geometry.taps <= _MAX_TAPS_OF_PAIRS
+
+    @property
     def slots(self) -> int:
         return min(1 + _STAGES_AHEAD, self.stages) if self.one_tile_each else 1 + _STAGES_AHEAD
 
@@ -100,7 +107,8 @@ class Candidate:
         return {
             "filters": self.stages * self.filter_bytes if self.resident else 0,
             "ring_at": self.slots * slot,
-            "set_bits_at": self.patch.entries * 4,
+            "set_bits_at": 2 * self.patch.entries * 4,
+            "sources_at": self.patch.entries * 4,
             "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
             "spots_at": 2 * tile.pixels * 8,
             "rows_at": tile.pixels * tile.warps_across * 8,
@@ -115,7 +123,7 @@ class Candidate:
         places, end = {}, 0
         for name, size in self.regions().items():
             places[name] = end
-            end += divide_up(size, 16) * 16
+            end += divide_up(size, _ALIGNMENT) * _ALIGNMENT
         del places["filters"]
         return places, end
 

@@ -111,6 +111,7 @@ def patch_sizes(geometry: Conv2dGeometry, patch: Patch) -> dict[str, int]:
         "fold": patch.fold,
         "by_plane": reciprocal(geometry.out_height * geometry.out_width),
         "by_width": reciprocal(geometry.out_width),
+        "by_segment_entries": reciprocal(patch.segment_entries),
         "by_padded_plane": reciprocal(rows * columns),
         "by_padded_width": reciprocal(columns),
     }

@@ -58,7 +58,7 @@ FIRST_EMULATED = (10, 0)
 EMULATED_TILES = (MEDIUM, SMALL)
 
 
-def mma_kernel(out: str, tile: Tile, rows: bool = True) -> Kernel:
+def mma_kernel(out: str, tile: Tile, rows: bool = True, pairs: bool = False) -> Kernel:
     return Kernel(
         "conv_mma.cu",
         (
@@ -69,5 +69,6 @@ def mma_kernel(out: str, tile: Tile, rows: bool = True) -> Kernel:
             ("WARPS_N", tile.warps_across),
             ("WARPS_K", tile.warps_deep),
             ("ROWS", int(rows)),
+            ("PAIRS", int(pairs)),
         ),
     )

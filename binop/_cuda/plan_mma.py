@@ -151,7 +151,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
     sizes |= candidate.places()[0]
     kept = "filters stay in shared memory" if candidate.resident else "filters come in stages"
     return Launch(
-        mma_kernel(call.out, tile, candidate.has_rows),
+        mma_kernel(call.out, tile, candidate.has_rows, candidate.in_pairs),
         walkers * channel_tiles,
         tile.threads,
         shared_bytes,
