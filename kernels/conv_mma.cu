@@ -10,19 +10,25 @@
 #include "conv_mma_store.cuh"
 
 constexpr int kStagesAhead = 2;
-constexpr int kBlocks = WARP_M * WARP_N >= 64 * 64 ? 256 / kThreads : 4;
+constexpr int kBlocks = kWarpsOfScheduler * 128 / kThreads;
+
+// What is kept of a tile from its first copies to its last store: of kTilesKept tiles in turn, as
+// kStagesAhead may be on their way, and other warps may still store the one before.
+constexpr int kTilesKept = kStagesAhead + 2;
 
 // The stages in the order of the product, over all tiles of the block.
 struct Walk {
   int tile;
   int stage = 0;
   int slot = 0;
+  int turn = 0;  // of the tile, among kTilesKept
 
   __device__ void advance(const MmaArguments& a) {
     if (++slot == static_cast<int>(a.slots)) slot = 0;
     if (++stage == static_cast<int>(a.stages)) {
       stage = 0;
       tile += static_cast<int>(a.walkers);
+      turn = (turn + 1) % kTilesKept;
     }
   }
 
@@ -37,33 +43,39 @@ struct Walk {
   }
 };
 
-// Ahead of the products.
-struct Loader {
-  Walk walk;
-  int entries;  // of the patch
+struct Kept {
+  Spot* spots;
+  int* entries;  // of the patch
 
-  // Starts the next stage's copies, as a group of their own (empty past the last tile).
-  __device__ void load(const MmaArguments& a, const Block& block, u8* shared) {
-    if (walk.tile < static_cast<int>(a.pixel_tiles)) {
-      u32* sources = at<u32>(shared, a.sources_at);
-      if (walk.stage == 0) {
-        const Tile tile = Tile::at(a, walk.tile);
-        entries = tile.entries;
-        find_sources(a, tile, sources);
-      }
-      load_patch(a, entries, sources, block.group, walk.stage,
-                 shared_address(walk.address(a, shared)));
-      if (!a.resident) {
-        load_filters(a, block, at<Chunk>(shared, a.chunks_at), walk.stage, walk.filters(a, shared));
-      }
-      walk.advance(a);
-    }
-    commit_copies();
+  static __device__ Kept at(const MmaArguments& a, u8* shared, int turn) {
+    return {::at<Spot>(shared, a.spots_at) + turn * kTileM, ::at<int>(shared, a.tiles_at) + turn};
   }
 };
 
+// Starts the copies of the next stage, as a group of their own (empty past the last tile).
+__device__ inline void load_stage(const MmaArguments& a, const Block& block, Walk& ahead,
+                                  u8* shared) {
+  if (ahead.tile < static_cast<int>(a.pixel_tiles)) {
+    u32* sources = at<u32>(shared, a.sources_at);
+    const Kept kept = Kept::at(a, shared, ahead.turn);
+    if (ahead.stage == 0) {
+      const Tile tile = Tile::at(a, ahead.tile);
+      *kept.entries = tile.entries;
+      find_sources(a, tile, sources);
+      describe_pixels(a, tile, kept.spots);
+    }
+    load_patch(a, *kept.entries, sources, block.group, ahead.stage,
+               shared_address(ahead.address(a, shared)));
+    if (!a.resident) {
+      load_filters(a, block, at<Chunk>(shared, a.chunks_at), ahead.stage, ahead.filters(a, shared));
+    }
+    ahead.advance(a);
+  }
+  commit_copies();
+}
+
 template <class Out>
-__device__ void store_tile(const MmaArguments& a, const Block& block, const Tile& tile,
+__device__ void store_tile(const MmaArguments& a, const Block& block, int first_pixel,
                            const Warp& warp, const Finish<Out>& finish, u8* shared,
                            const Spot* spots, const int* set_bits, const Sums& sums) {
   const int index = warp.m * WARPS_N + warp.n;
@@ -71,10 +83,10 @@ __device__ void store_tile(const MmaArguments& a, const Block& block, const Tile
   describe_rows(a, warp, spots, at<int>(shared, a.taps_at), set_bits, rows);
   const int* table = at<int>(shared, a.table_at);
   if constexpr (Channel<Out>::kPacked) {
-    store_bits(a, block, tile, warp, rows, finish, table, sums);
+    store_bits(a, block, first_pixel, warp, rows, finish, table, sums);
   } else {
     constexpr i64 kPartials = (WARPS_K - 1) * WARPS_M * WARPS_N * sizeof(Partials);
-    store_floats<Out>(a, block, tile, warp, rows, finish, table, sums,
+    store_floats<Out>(a, block, first_pixel, warp, rows, finish, table, sums,
                       at<Crossing<Out>>(shared, a.scratch_at + kPartials) + index);
   }
 }
@@ -97,18 +109,6 @@ __device__ inline void set_up(const MmaArguments& a, const Block& block, u8* sha
   }
 }
 
-// What alternates from tile to tile: warps may still store the tile before.
-struct Kept {
-  Spot* spots;
-  int* set_bits;
-
-  static __device__ Kept at(const MmaArguments& a, u8* shared, int tile_parity) {
-    const int entries = static_cast<int>(a.segment_entries * a.segments);
-    return {::at<Spot>(shared, a.spots_at) + tile_parity * kTileM,
-            ::at<int>(shared, a.set_bits_at) + tile_parity * entries};
-  }
-};
-
 // One loop over the stages of all tiles, with the code of each part there once: it comes from
 // memory when it first runs, at a cost of several cycles an instruction.
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -120,30 +120,27 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
   set_up(a, block, dynamic);
 
   Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
-  Loader loader = {now, 0};
+  Walk ahead = now;
   int unstarted = kStagesAhead;  // stages to be on their way before the first product
-  int parity = 0;
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(dynamic, a.channels_at));
   Operands operands;
   operands.chunk = Operands::chunk_lane(warp, shared_address(at<Chunk>(dynamic, a.chunks_at)));
   operands.filters = Operands::filter_lane(warp);
-  Tile tile = {};
   Sums sums = {};
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     const bool starts = now.stage == 0;
-    const Kept kept = Kept::at(a, dynamic, parity);
+    const Kept kept = Kept::at(a, dynamic, now.turn);
+    // Alternates, too.
+    int* set_bits = at<int>(dynamic, a.set_bits_at) +
+                    now.turn % 2 * static_cast<int>(a.segment_entries * a.segments);
     const u8* patch = now.address(a, dynamic);
     if (unstarted == 0) {
-      if (starts) {
-        tile = Tile::at(a, now.tile);
-        describe_pixels(a, tile, kept.spots);
-      }
       wait_copies<kStagesAhead - 1>();
-      count_set_bits(a, tile.entries, now.stage, patch, kept.set_bits);
+      count_set_bits(a, *kept.entries, now.stage, patch, set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
-    loader.load(a, block, dynamic);
+    load_stage(a, block, ahead, dynamic);
     if (unstarted > 0) {
       if (--unstarted == 0) {
         build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
@@ -158,6 +155,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     }
     multiply_stage(sums, operands, warp, shared_address(patch),
                    shared_address(now.filters(a, dynamic)), step_count(a));
+    const int first_pixel = now.tile * kTileM;
     now.advance(a);
     if (now.stage != 0) continue;
 
@@ -167,8 +165,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       if (warp.k == 0) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
     }
     if (warp.k == 0) {
-      store_tile<OUT>(a, block, tile, warp, finish, dynamic, kept.spots, kept.set_bits, sums);
+      store_tile<OUT>(a, block, first_pixel, warp, finish, dynamic, kept.spots, set_bits, sums);
     }
-    parity ^= 1;
   }
 }

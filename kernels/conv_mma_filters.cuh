@@ -34,7 +34,7 @@ __device__ inline int step_count(const MmaArguments& a) { return (chunk_count(a)
 __device__ inline void describe_taps(const MmaArguments& a, int* taps) {
   const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+  for (int i = thread_index(); i < count; i += kThreads) {
     const int row = divide_by(i, a.by_kernel_columns);
     const int column = i - row * static_cast<int>(a.kernel_columns);
     taps[i] =
@@ -49,7 +49,7 @@ __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
   const int folds = static_cast<int>(a.folds);
   const int entries = static_cast<int>(a.segment_entries * a.segments);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * step_count(a); i += kThreads) {
+  for (int i = thread_index(); i < 2 * step_count(a); i += kThreads) {
     const int tap = divide_by(i, a.by_stage_planes);
     const int plane = i - tap * planes;
     const int row = divide_by(tap, a.by_folds);
@@ -104,7 +104,7 @@ __device__ inline void load_filters(const MmaArguments& a, const Block& block, c
   constexpr int kRows = kThreads / 4;  // at a time
   constexpr int kTurns = kTileN / kRows;
   static_assert(kTurns * kRows == kTileN);
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = thread_index();
   const int first_row = thread / 32 * 8 + thread % 8;
   const int first_chunk = thread % 32 / 8;
   const int count = chunk_count(a);

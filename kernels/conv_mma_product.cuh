@@ -73,24 +73,35 @@ __device__ inline void multiply(Sums& sums, const Fragments& fragments) {
   }
 }
 
+// Whether there are registers for the next step's fragments; else other warps multiply meanwhile.
+constexpr bool kLoadsAhead = kWarpsOfScheduler == 2 || WARP_M * WARP_N <= 32 * 32;
+
 // Warps that share a part of the tile take every WARPS_K-th step.
 __device__ inline void multiply_stage(Sums& sums, const Operands& operands, const Warp& warp,
                                       u32 patch, u32 filters, int steps) {
-  Fragments even;
-  Fragments odd;
   int left = (steps - warp.k + WARPS_K - 1) / WARPS_K;
   if (left <= 0) return;
   Steps walk = Steps::at(operands, patch, filters);
-  walk.load(even);
+  Fragments even;
+  if constexpr (kLoadsAhead) {
+    Fragments odd;
+    walk.load(even);
 #pragma unroll 1
-  while (true) {
-    if (left > 1) walk.load(odd);
-    multiply(sums, even);
-    if (left == 1) return;
-    if (left > 2) walk.load(even);
-    multiply(sums, odd);
-    left -= 2;
-    if (left <= 0) return;
+    while (true) {
+      if (left > 1) walk.load(odd);
+      multiply(sums, even);
+      if (left == 1) return;
+      if (left > 2) walk.load(even);
+      multiply(sums, odd);
+      left -= 2;
+      if (left <= 0) return;
+    }
+  } else {
+#pragma unroll 1
+    for (; left > 0; --left) {
+      walk.load(even);
+      multiply(sums, even);
+    }
   }
 }
 

@@ -16,11 +16,15 @@ struct Interval {
 
   // `start` is the input's row (or column) under the first tap.
   static __device__ int number(int start, int dilation, i64 by_dilation, int taps, int size) {
-    const int first = start < 0 ? divide_by(dilation - 1 - start, by_dilation) : 0;
-    const int last = start < size ? divide_by(size - 1 - start, by_dilation) + 1 : 0;
-    const int clamped_first = first < taps ? first : taps;
-    const int clamped_last = last < taps ? last : taps;
-    return 2 * taps - clamped_first - (clamped_last > clamped_first ? clamped_last : clamped_first);
+    const int first = taps_before(-start, dilation, by_dilation, taps);
+    const int last = taps_before(size - start, dilation, by_dilation, taps);
+    return 2 * taps - first - (last > first ? last : first);
+  }
+
+  // Taps less than a distance from the first.
+  static __device__ int taps_before(int distance, int dilation, i64 by_dilation, int taps) {
+    const int count = divide_by(distance > 0 ? distance + dilation - 1 : 0, by_dilation);
+    return count < taps ? count : taps;
   }
 
   static __device__ Interval of_number(int number, int taps) {
@@ -42,7 +46,7 @@ __device__ inline int class_of(const MmaArguments& a, const Place& place) {
          static_cast<int>(a.first_column_class);
 }
 
-// What is to be known of each row of the tile.
+// What is to be known of each row of a tile.
 struct Spot {
   int entry;  // in the patch, under the first tap
   int table;  // first entry of the pixel's class
@@ -50,7 +54,7 @@ struct Spot {
 
 __device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, Spot* spots) {
 #pragma unroll 1
-  for (int row = static_cast<int>(threadIdx.x); row < kTileM; row += kThreads) {
+  for (int row = thread_index(); row < kTileM; row += kThreads) {
     const Place place = tile.place(a, row);
     spots[row] = {tile.entry(a, row, place), class_of(a, place) * kTileN};
   }
@@ -119,7 +123,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
   const int taps = rows * columns;
   const int pitch = (columns + 1) * kTileN;
 #pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < block.channels * taps; item += kThreads) {
+  for (int item = thread_index(); item < block.channels * taps; item += kThreads) {
     const int channel = divide_by(item, a.by_taps);
     const int tap = item - channel * taps;
     const int row = divide_by(tap, a.by_kernel_columns);
@@ -128,7 +132,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
     sums[(row + 1) * pitch + (tap - row * columns + 1) * kTileN + channel] = count_tap(a, filter);
   }
   __syncthreads();
-  for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {
+  for (int n = thread_index(); n < block.channels; n += kThreads) {
     for (int j = 0; j <= columns; ++j) sums[j * kTileN + n] = 0;
 #pragma unroll 1
     for (int i = 1; i <= rows; ++i) {

@@ -12,6 +12,11 @@
 constexpr int kTileM = WARP_M * WARPS_M;
 constexpr int kTileN = WARP_N * WARPS_N;
 constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
+static_assert((kThreads & (kThreads - 1)) == 0);
+// At once, as the sums leave registers for them.
+constexpr int kWarpsOfScheduler = WARP_M * WARP_N >= 64 * 64   ? 2
+                                  : WARP_M * WARP_N >= 48 * 64 ? 3
+                                                               : 4;
 constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
 constexpr int kProductsN = WARP_N / 8;
 constexpr int kChunkBytes = 16;  // of the depth: 128 bits; a matrix product takes two
@@ -35,12 +40,15 @@ struct MmaArguments : ConvArguments {
   i64 patch_per_tap;  // a run per tap, an entry per output pixel; else runs of the padded image
   i64 segments;
   i64 segment_entries;
-  i64 tap_entries;   // entries of a segment after the last pixel's first tap
-  i64 segment_step;  // padded pixels from one run to the next
-  i64 padded_width;  // of the image with its padding
+  i64 tap_entries;    // entries of a segment after the last pixel's first tap
+  i64 segment_step;   // padded pixels from one run to the next
+  i64 padded_height;  // of the image with its padding
+  i64 padded_width;
   i64 padded_plane;
   i64 tap_rows_apart;  // entries between the taps of a pixel
   i64 tap_columns_apart;
+  i64 thread_rows;  // kThreads padded pixels
+  i64 thread_columns;
   i64 fold;  // neighbouring taps of a row in one chunk, where a pixel has few words
   // The depth: stages of stage_planes chunks of every pixel, each at tap_chunks places.
   i64 tap_chunks;
@@ -56,11 +64,9 @@ struct MmaArguments : ConvArguments {
   i64 column_classes;
   i64 first_row_class;
   i64 first_column_class;
-  i64 common_class;  // whose part of the table is kept in registers
   // For divide_by.
   i64 by_plane;
   i64 by_width;
-  i64 by_segment_entries;
   i64 by_padded_plane;
   i64 by_padded_width;
   i64 by_dilation_rows;
@@ -74,6 +80,7 @@ struct MmaArguments : ConvArguments {
   i64 set_bits_at;
   i64 sources_at;
   i64 table_at;
+  i64 tiles_at;
   i64 spots_at;
   i64 rows_at;
   i64 taps_at;
@@ -94,7 +101,7 @@ struct Warp {
   int k;
 
   static __device__ Warp of_thread() {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int warp = thread_index() / 32;
     return {warp / WARPS_N % WARPS_M, warp % WARPS_N, warp / (WARPS_N * WARPS_M)};
   }
 };

@@ -19,6 +19,8 @@ TILES = {
     "wide": mma_tile.WIDE,
     "large": mma_tile.LARGE,
     "narrow": mma_tile.NARROW,
+    "three": mma_tile.THREE,
+    "four": mma_tile.FOUR,
     "medium": mma_tile.MEDIUM,
     "small": mma_tile.SMALL,
 }

@@ -14,6 +14,7 @@ from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
 _STAGES_AHEAD = 2  # kStagesAhead of conv_mma.cu
+_TILES_KEPT = _STAGES_AHEAD + 2
 _MAX_TAPS_OF_PAIRS = 2**15 - 2  # sums fit 16 bits
 _SYSTEM_BYTES = 1024  # of every block's shared memory
 _ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
@@ -110,7 +111,8 @@ class Candidate:
             "set_bits_at": 2 * self.patch.entries * 4,
             "sources_at": self.patch.entries * 4,
             "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
-            "spots_at": 2 * tile.pixels * 8,
+            "tiles_at": _TILES_KEPT * 4,
+            "spots_at": _TILES_KEPT * tile.pixels * 8,
             "rows_at": tile.pixels * tile.warps_across * 8,
             "taps_at": rows * columns * 4,
             "chunks_at": 2 * self.steps * 8,
