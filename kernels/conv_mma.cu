@@ -9,12 +9,12 @@
 #include "conv_mma_product.cuh"
 #include "conv_mma_store.cuh"
 
-constexpr int kStagesAhead = 2;
+constexpr int kMostAhead = 2;
 constexpr int kBlocks = kWarpsOfScheduler * 128 / kThreads;
 
 // What is kept of a tile from its first copies to its last store: of kTilesKept tiles in turn, as
-// kStagesAhead may be on their way, and other warps may still store the one before.
-constexpr int kTilesKept = kStagesAhead + 2;
+// kMostAhead may be on their way, and other warps may still store the one before.
+constexpr int kTilesKept = kMostAhead + 2;
 
 // The stages in the order of the product, over all tiles of the block.
 struct Walk {
@@ -121,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
 
   Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
   Walk ahead = now;
-  int unstarted = kStagesAhead;  // stages to be on their way before the first product
+  int unstarted = static_cast<int>(a.stages_ahead);
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(dynamic, a.channels_at));
   Operands operands;
   operands.chunk = Operands::chunk_lane(warp, shared_address(at<Chunk>(dynamic, a.chunks_at)));
@@ -136,7 +136,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
                     now.turn % 2 * static_cast<int>(a.segment_entries * a.segments);
     const u8* patch = now.address(a, dynamic);
     if (unstarted == 0) {
-      wait_copies<kStagesAhead - 1>();
+      if (a.stages_ahead == 1) {
+        wait_copies<0>();
+      } else {
+        wait_copies<1>();
+      }
       count_set_bits(a, *kept.entries, now.stage, patch, set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }

@@ -55,9 +55,10 @@ struct MmaArguments : ConvArguments {
   i64 folds;  // chunks of a row of taps
   i64 stage_planes;
   i64 stages;
-  i64 resident;     // all filters of the tile stay in shared memory
-  i64 slots;        // of the ring of stages
-  i64 patch_bytes;  // of a stage
+  i64 resident;      // all filters of the tile stay in shared memory
+  i64 slots;         // of the ring of stages
+  i64 stages_ahead;  // 1 or 2: on their way before the product of a stage begins
+  i64 patch_bytes;   // of a stage
   i64 filter_bytes;
   // Pixels whose taps outside the image are the same form a class, by row and by column.
   i64 row_classes;

@@ -13,8 +13,8 @@ from binop._cuda.mma_tile import Tile
 from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
-_STAGES_AHEAD = 2  # kStagesAhead of conv_mma.cu
-_TILES_KEPT = _STAGES_AHEAD + 2
+STAGES_AHEAD = (2, 1)  # at most kMostAhead of conv_mma.cu
+_TILES_KEPT = max(STAGES_AHEAD) + 2
 _MAX_TAPS_OF_PAIRS = 2**15 - 2  # sums fit 16 bits
 _SYSTEM_BYTES = 1024  # of every block's shared memory
 _ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
@@ -46,12 +46,13 @@ class Candidate:
     patch: Patch
     stage_planes: int
     resident: bool
+    stages_ahead: int
     one_tile_each: bool
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """What tells it from the other candidates of a call."""
-        return (*astuple(self.tile), self.stage_planes, int(self.resident))
+        return (*astuple(self.tile), self.stage_planes, int(self.resident), self.stages_ahead)
 
     @property
     def stages(self) -> int:
@@ -85,7 +86,8 @@ class Candidate:
 
     @property
     def slots(self) -> int:
-        return min(1 + _STAGES_AHEAD, self.stages) if self.one_tile_each else 1 + _STAGES_AHEAD
+        slots = 1 + self.stages_ahead
+        return min(slots, self.stages) if self.one_tile_each else slots
 
     @property
     def patch_bytes(self) -> int:

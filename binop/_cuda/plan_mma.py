@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import product
 
 from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
 from binop._cuda.launches import (
@@ -19,7 +20,7 @@ from binop._cuda.launches import (
     in_order,
     reciprocal,
 )
-from binop._cuda.mma_candidate import Candidate
+from binop._cuda.mma_candidate import STAGES_AHEAD, Candidate
 from binop._cuda.mma_classes import class_sizes, misses_taps_at_both_ends
 from binop._cuda.mma_patch import CHUNK_WORDS, choose_patch, line_length, patch_sizes
 from binop._cuda.mma_tile import (
@@ -50,9 +51,9 @@ def candidates(
         for stage_planes in range(planes, 0, -1):
             if planes % stage_planes != 0:
                 continue
-            for resident in (True, False):
+            for resident, stages_ahead in product((True, False), STAGES_AHEAD):
                 candidate = Candidate(
-                    geometry, call, tile, patch, stage_planes, resident,
+                    geometry, call, tile, patch, stage_planes, resident, stages_ahead,
                     tiles <= device.multiprocessors,
                 )  # fmt: skip
                 _, shared_bytes = candidate.places()
@@ -137,6 +138,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "stages": candidate.stages,
         "resident": int(candidate.resident),
         "slots": candidate.slots,
+        "stages_ahead": candidate.stages_ahead,
         "patch_bytes": candidate.patch_bytes,
         "filter_bytes": candidate.filter_bytes,
         "by_dilation_rows": reciprocal(geometry.dilation[0]),

@@ -87,6 +87,25 @@ def test_conv_mma(
     assert {launch.kernel.source for launch in launched} > {"conv_mma.cu", "pack.cu"}
 
 
+@pytest.mark.parametrize("channels", [3640, 3641])
+def test_conv_mma_of_sums_around_16_bits(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    """Every bit set and thresholds at the ends: what a half may hold, and more."""
+    force_tile(monkeypatch, "medium", resident=False)
+    case = Case("deep-bits", channels, 32, h=3, w=3, n=1, padding=(0, 0))
+    taps = 9 * channels
+    for fill in (-1, 0):
+        x, weight = (torch.full_like(each, fill) for each in packed_operands(case))
+        threshold = torch.tensor([-taps, -taps + 1, 0, taps - 1, taps, taps + 1], dtype=torch.int32)
+        threshold = threshold.repeat(6)[: case.o]
+        arguments = (x, weight, case.c, threshold, torch.rand(case.o) < 0.5)
+        got = hopper.binary_conv2d_threshold(*arguments, **case.options)
+        assert_same_bits(got, _reference.binary_conv2d_threshold(*arguments, **case.options))
+    pairs = [dict(launch.kernel.macros)["PAIRS"] for launch in launched]
+    assert pairs == [int(taps < 2**15)] * 2
+
+
 @pytest.mark.parametrize("tile", list(WGMMA_TILES))
 def test_conv_wgmma(
     hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
