@@ -123,34 +123,40 @@ __device__ inline void copy_part(const MmaArguments& a, const u32* words, int en
   }
 }
 
+// (Functions: in a kernel's lambda NVRTC 13.0 takes no parameter of type auto.)
+template <class Copy>
+__device__ inline void copy_entries(const MmaArguments& a, int tile_entries, const u32* sources,
+                                    const u32* first_word, u32 target, Copy copy) {
+#pragma unroll 1
+  for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
+    const u32 pixel = sources[entry];
+    const bool inside = pixel != kOutside;
+    // As unsigned numbers of 32 bits: a single instruction.
+    const u32* words =
+        first_word + static_cast<u64>(inside ? pixel : 0u) * static_cast<u32>(a.pixel_words);
+    copy(words, entry, target + entry * kChunkBytes, inside);
+  }
+}
+
 __device__ inline void load_patch(const MmaArguments& a, int tile_entries, const u32* sources,
                                   int group, int stage, u32 target) {
   const u32 plane_bytes = static_cast<int>(a.segment_entries * a.segments) * kChunkBytes;
   const int planes = static_cast<int>(a.stage_planes);
   const int skipped = stage * planes * kChunkWords;
   const u32* first_word = a.x + group * static_cast<int>(a.group_words) + skipped;
-  const auto copy_entries = [&](auto copy) {
-#pragma unroll 1
-    for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
-      const u32 pixel = sources[entry];
-      const bool inside = pixel != kOutside;
-      // As unsigned numbers of 32 bits: a single instruction.
-      const u32* words =
-          first_word + static_cast<u64>(inside ? pixel : 0u) * static_cast<u32>(a.pixel_words);
-      copy(words, entry, target + entry * kChunkBytes, inside);
-    }
-  };
   if (a.copy_words == kChunkWords) {
-    copy_entries([&](const u32* words, int, u32 to, bool inside) {
+    const auto copy = [&](const u32* words, int, u32 to, bool inside) {
 #pragma unroll 2
       for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
         copy_async<16>(to, words, inside);
       }
-    });
+    };
+    copy_entries(a, tile_entries, sources, first_word, target, copy);
   } else {
-    copy_entries([&](const u32* words, int entry, u32 to, bool inside) {
+    const auto copy = [&](const u32* words, int entry, u32 to, bool inside) {
       copy_part(a, words, entry, skipped, to, plane_bytes, inside);
-    });
+    };
+    copy_entries(a, tile_entries, sources, first_word, target, copy);
   }
 }
 
@@ -173,28 +179,34 @@ __device__ inline uint4 used_words(const uint4& chunk, int left, u32 last_mask) 
                                : chunk.w);
 }
 
+template <class Count>
+__device__ inline void count_entries(const MmaArguments& a, int tile_entries, int stage,
+                                     const u8* patch, int* set_bits, Count count) {
+  const int entries = static_cast<int>(a.segment_entries * a.segments);
+  const int planes = static_cast<int>(a.stage_planes);
+#pragma unroll 1
+  for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
+    const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
+    int set = stage == 0 ? 0 : set_bits[entry];
+#pragma unroll 2
+    for (int plane = 0; plane < planes; ++plane, chunk += entries) set += count(*chunk, plane);
+    set_bits[entry] = set;
+  }
+}
+
 // Adds up popc of every entry over the stages.
 __device__ inline void count_set_bits(const MmaArguments& a, int tile_entries, int stage,
                                       const u8* patch, int* set_bits) {
-  const int entries = static_cast<int>(a.segment_entries * a.segments);
-  const int planes = static_cast<int>(a.stage_planes);
-  const auto count_entries = [&](auto count) {
-#pragma unroll 1
-    for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
-      const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
-      int set = stage == 0 ? 0 : set_bits[entry];
-#pragma unroll 2
-      for (int plane = 0; plane < planes; ++plane, chunk += entries) set += count(*chunk, plane);
-      set_bits[entry] = set;
-    }
-  };
   if (a.group_channels % (kChunkWords * kWordBits) == 0) {
-    count_entries([](const uint4& chunk, int) { return count_chunk(chunk); });
+    const auto count = [](const uint4& chunk, int) { return count_chunk(chunk); };
+    count_entries(a, tile_entries, stage, patch, set_bits, count);
   } else {
-    const int left = static_cast<int>(a.group_words) - stage * planes * kChunkWords;
+    const int skipped = stage * static_cast<int>(a.stage_planes) * kChunkWords;
+    const int left = static_cast<int>(a.group_words) - skipped;
     const u32 last_mask = tail_mask(a.group_channels);
-    count_entries([=](const uint4& chunk, int plane) {
+    const auto count = [=](const uint4& chunk, int plane) {
       return count_chunk(used_words(chunk, left - plane * kChunkWords, last_mask));
-    });
+    };
+    count_entries(a, tile_entries, stage, patch, set_bits, count);
   }
 }
