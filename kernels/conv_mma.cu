@@ -2,19 +2,18 @@
 // output pixels, columns output channels, and the depth runs over taps and words of channels.
 //
 // A block keeps its channels and walks over tiles of pixels. Its filters stay in shared memory if
-// they fit, else they come with each stage. Patches of input pixels come through a ring of stages;
-// the next tile's are under way while this one is stored. popc(a) is counted once per input pixel,
-// not per tap.
+// they fit, else they come with each stage. Patches of input pixels come a stage ahead: the next
+// tile's first is under way while this one is stored. popc(a) is counted once per input pixel, not
+// per tap.
 #include "conv_mma_patch.cuh"
 #include "conv_mma_product.cuh"
 #include "conv_mma_store.cuh"
 
-constexpr int kMostAhead = 2;
 constexpr int kBlocks = kWarpsOfScheduler * 128 / kThreads;
 
-// What is kept of a tile from its first copies to its last store: of kTilesKept tiles in turn, as
-// kMostAhead may be on their way, and other warps may still store the one before.
-constexpr int kTilesKept = kMostAhead + 2;
+// What is kept of a tile from its first copies to its last store: of this tile and the next, in
+// turn. The one after that is begun when all warps have stored this one.
+constexpr int kTilesKept = 2;
 
 // The stages in the order of the product, over all tiles of the block.
 struct Walk {
@@ -28,7 +27,7 @@ struct Walk {
     if (++stage == static_cast<int>(a.stages)) {
       stage = 0;
       tile += static_cast<int>(a.walkers);
-      turn = (turn + 1) % kTilesKept;
+      turn ^= 1;
     }
   }
 
@@ -121,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
 
   Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
   Walk ahead = now;
-  int unstarted = static_cast<int>(a.stages_ahead);
+  bool started = false;  // whether a stage is under way
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(dynamic, a.channels_at));
   Operands operands;
   operands.chunk = Operands::chunk_lane(warp, shared_address(at<Chunk>(dynamic, a.chunks_at)));
@@ -131,25 +130,19 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     const bool starts = now.stage == 0;
     const Kept kept = Kept::at(a, dynamic, now.turn);
-    // Alternates, too.
     int* set_bits = at<int>(dynamic, a.set_bits_at) +
-                    now.turn % 2 * static_cast<int>(a.segment_entries * a.segments);
+                    now.turn * static_cast<int>(a.segment_entries * a.segments);
     const u8* patch = now.address(a, dynamic);
-    if (unstarted == 0) {
-      if (a.stages_ahead == 1) {
-        wait_copies<0>();
-      } else {
-        wait_copies<1>();
-      }
+    if (started) {
+      wait_copies<0>();
       count_set_bits(a, *kept.entries, now.stage, patch, set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
     load_stage(a, block, ahead, dynamic);
-    if (unstarted > 0) {
-      if (--unstarted == 0) {
-        build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
-                    at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
-      }
+    if (!started) {
+      build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
+                  at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
+      started = true;
       continue;
     }
 

@@ -14,9 +14,7 @@ constexpr int kTileN = WARP_N * WARPS_N;
 constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
 static_assert((kThreads & (kThreads - 1)) == 0);
 // At once, as the sums leave registers for them.
-constexpr int kWarpsOfScheduler = WARP_M * WARP_N >= 64 * 64   ? 2
-                                  : WARP_M * WARP_N >= 48 * 64 ? 3
-                                                               : 4;
+constexpr int kWarpsOfScheduler = WARP_M * WARP_N == 64 * 64 ? 2 : 4;
 constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
 constexpr int kProductsN = WARP_N / 8;
 constexpr int kChunkBytes = 16;  // of the depth: 128 bits; a matrix product takes two
@@ -55,10 +53,9 @@ struct MmaArguments : ConvArguments {
   i64 folds;  // chunks of a row of taps
   i64 stage_planes;
   i64 stages;
-  i64 resident;      // all filters of the tile stay in shared memory
-  i64 slots;         // of the ring of stages
-  i64 stages_ahead;  // 1 or 2: on their way before the product of a stage begins
-  i64 patch_bytes;   // of a stage
+  i64 resident;     // all filters of the tile stay in shared memory
+  i64 slots;        // of the ring of stages
+  i64 patch_bytes;  // of a stage
   i64 filter_bytes;
   // Pixels whose taps outside the image are the same form a class, by row and by column.
   i64 row_classes;

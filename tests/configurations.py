@@ -17,10 +17,8 @@ from binop.packing import word_count
 
 TILES = {
     "wide": mma_tile.WIDE,
-    "large": mma_tile.LARGE,
     "narrow": mma_tile.NARROW,
-    "three": mma_tile.THREE,
-    "four": mma_tile.FOUR,
+    "shallow": mma_tile.SHALLOW,
     "medium": mma_tile.MEDIUM,
     "small": mma_tile.SMALL,
 }

@@ -82,7 +82,7 @@ CONV_KERNELS = {
     "conv_mma": ConvKernel(
         (
             "warp_pixels", "warp_channels", "warps_down", "warps_across", "warps_deep",
-            "stage_planes", "resident", "stages_ahead",
+            "stage_planes", "resident",
         ),
         why_not_mma,
         _mma_tiles,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple, dataclass
 
 from binop._cuda.conv_call import ConvCall, out_pixels
@@ -13,27 +12,32 @@ from binop._cuda.mma_tile import Tile
 from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
-STAGES_AHEAD = (2, 1)  # at most kMostAhead of conv_mma.cu
-_TILES_KEPT = max(STAGES_AHEAD) + 2
+_STAGES_KEPT = 2  # one multiplied, one under way
+_TILES_KEPT = 2  # kTilesKept of conv_mma.cu
 _MAX_TAPS_OF_PAIRS = 2**15 - 2  # sums fit 16 bits
 _SYSTEM_BYTES = 1024  # of every block's shared memory
 _ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
 
 
-# For the estimate, in cycles of a multiprocessor. Measured on an H200: 6 a matrix product of a
-# quarter multiprocessor, and about 24 bytes from the second-level cache (all multiprocessors
-# together 5.5 TB/s). The others are judged: a step's loads before its first product; what a warp
-# does beside its products for a tile, for a stage, for each round of copies and for each output of
-# a thread (instructions that run once and wait for most of what they read); a launch with its
-# first loads.
+# For the estimate, in cycles of a multiprocessor. Measured by themselves on an H200: 6 a matrix
+# product of a quarter multiprocessor, and about 24 bytes from the second-level cache (all
+# multiprocessors together 5.5 TB/s). The others but _STEP were fitted to 46 times of 3x3 layers on
+# one H200 (2026-11-24; 64 to 1,024 channels, large batches, bits and bfloat16, tiles of 64 x 64,
+# 48 x 64 and 32 x 64 sums a warp): those of the tiles here are met to 11%, and the lowest estimate
+# of a layer is that of its lowest time.
 _PRODUCT = 6
 _CACHE_BYTES = 24
+# Shared by the blocks of a multiprocessor: an output of each of 128 lanes, with all else that is
+# done once a tile; of floats also their arithmetic and stores.
+_OUTPUT = 10
+_FLOAT = 12
+# What other blocks do not shorten: a stage's wait, barrier and first loads; an output of a thread.
+_STAGE = 1500
+_OUTPUT_WAIT = 8
+# A launch, its cold code, tables and first patches.
+_START = 18000
+# Judged: a step's loads, where a scheduler has too few warps to multiply meanwhile.
 _STEP = 80
-_TILE = 2000
-_STAGE = 400
-_COPY = 60
-_OUTPUT = 6
-_START = 5000
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,12 @@ class Candidate:
     patch: Patch
     stage_planes: int
     resident: bool
-    stages_ahead: int
     one_tile_each: bool
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """What tells it from the other candidates of a call."""
-        return (*astuple(self.tile), self.stage_planes, int(self.resident), self.stages_ahead)
+        return (*astuple(self.tile), self.stage_planes, int(self.resident))
 
     @property
     def stages(self) -> int:
@@ -86,8 +89,7 @@ class Candidate:
 
     @property
     def slots(self) -> int:
-        slots = 1 + self.stages_ahead
-        return min(slots, self.stages) if self.one_tile_each else slots
+        return min(_STAGES_KEPT, self.stages) if self.one_tile_each else _STAGES_KEPT
 
     @property
     def patch_bytes(self) -> int:
@@ -141,21 +143,29 @@ class Candidate:
         fitting = device.multiprocessor_shared_bytes // (shared_bytes + _SYSTEM_BYTES)
         return max(1, min(self.tile.blocks_per_multiprocessor, fitting))
 
+    def walkers(self, device: Device, shared_bytes: int) -> int:
+        """Blocks that share the tiles of the same channels."""
+        pixel_tiles, channel_tiles = self.tile_counts
+        slots = device.multiprocessors * self.resident_blocks(device, shared_bytes)
+        return min(pixel_tiles, max(1, slots // channel_tiles))
+
     def estimate(self, device: Device, shared_bytes: int) -> float:
         """Cycles, by the constants above."""
-        tiles = math.prod(self.tile_counts)
-        blocks = min(
-            self.resident_blocks(device, shared_bytes), divide_up(tiles, device.multiprocessors)
-        )
-        waves = divide_up(tiles, device.multiprocessors * blocks)
+        pixel_tiles, channel_tiles = self.tile_counts
+        walkers = self.walkers(device, shared_bytes)
+        blocks = divide_up(walkers * channel_tiles, device.multiprocessors)
+        tiles = divide_up(pixel_tiles, walkers)  # of a block, one after the other
+        outputs = self.tile.pixels * self.tile.channels
         steps = self.stages * self.steps
-        products = self.tile.products * steps * _PRODUCT / 4
+        products = max(
+            blocks * self.tile.products * steps * _PRODUCT / 4,
+            divide_up(steps, self.tile.warps_deep)
+            * (_STEP + self.tile.products / self.tile.warps * self.tile.warps_deep * _PRODUCT),
+        )
         copied = self.stages * (self.patch_bytes + (0 if self.resident else self.filter_bytes))
-        busy = blocks * max(products, copied / _CACHE_BYTES)
-        # What a block does one after the other; other blocks may fill its gaps.
-        in_turn = max(products, divide_up(steps, self.tile.warps_deep) * _STEP)
-        in_turn += _TILE + self.stages * _STAGE + copied / CHUNK_BYTES / self.tile.threads * _COPY
-        in_turn += self.tile.pixels * self.tile.channels / self.tile.threads * _OUTPUT
+        per_output = _OUTPUT if self.call.out == "bits" else _OUTPUT + _FLOAT
+        shared = products + blocks * (copied / _CACHE_BYTES + outputs / 128 * per_output)
+        in_turn = self.stages * _STAGE + outputs / self.tile.threads * _OUTPUT_WAIT
         # What must have come before the first product.
         first = blocks * self.filter_bytes * (self.stages if self.resident else 1)
-        return _START + first / _CACHE_BYTES + waves * max(busy, in_turn)
+        return _START + first / _CACHE_BYTES + tiles * (shared + in_turn)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import product
 
 from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
 from binop._cuda.launches import (
@@ -20,7 +19,7 @@ from binop._cuda.launches import (
     in_order,
     reciprocal,
 )
-from binop._cuda.mma_candidate import STAGES_AHEAD, Candidate
+from binop._cuda.mma_candidate import Candidate
 from binop._cuda.mma_classes import class_sizes, misses_taps_at_both_ends
 from binop._cuda.mma_patch import CHUNK_WORDS, choose_patch, line_length, patch_sizes
 from binop._cuda.mma_tile import (
@@ -51,9 +50,9 @@ def candidates(
         for stage_planes in range(planes, 0, -1):
             if planes % stage_planes != 0:
                 continue
-            for resident, stages_ahead in product((True, False), STAGES_AHEAD):
+            for resident in (True, False):
                 candidate = Candidate(
-                    geometry, call, tile, patch, stage_planes, resident, stages_ahead,
+                    geometry, call, tile, patch, stage_planes, resident,
                     tiles <= device.multiprocessors,
                 )  # fmt: skip
                 _, shared_bytes = candidate.places()
@@ -121,8 +120,7 @@ def plan_mma(
 def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) -> Launch:
     geometry, call, tile = candidate.geometry, candidate.call, candidate.tile
     pixel_tiles, channel_tiles = candidate.tile_counts
-    slots = device.multiprocessors * candidate.resident_blocks(device, shared_bytes)
-    walkers = min(pixel_tiles, max(1, slots // channel_tiles))
+    walkers = candidate.walkers(device, shared_bytes)
     group_words = word_count(geometry.group_channels)
     sizes = {
         "pixels": out_pixels(geometry),
@@ -138,7 +136,6 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "stages": candidate.stages,
         "resident": int(candidate.resident),
         "slots": candidate.slots,
-        "stages_ahead": candidate.stages_ahead,
         "patch_bytes": candidate.patch_bytes,
         "filter_bytes": candidate.filter_bytes,
         "by_dilation_rows": reciprocal(geometry.dilation[0]),

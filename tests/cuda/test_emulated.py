@@ -69,7 +69,7 @@ def _every_other(first: int) -> list[tuple[int, Case]]:
     return list(enumerate(TILED))[first::2]
 
 
-@pytest.mark.parametrize("tile", ["large", "three", "small"])
+@pytest.mark.parametrize("tile", ["wide", "shallow", "small"])
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
 def test_conv_mma(
     hopper: ModuleType,
