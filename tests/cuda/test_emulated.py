@@ -26,7 +26,7 @@ from configurations import (
 )
 from emulator import emulated_ops
 
-from binop._cuda.launches import CONV_SIZES, WGMMA_SIZES, Device, Launch
+from binop._cuda.launches import CONV_SIZES, MMA_SIZES, WGMMA_SIZES, Device, Launch
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
@@ -85,6 +85,30 @@ def test_conv_mma(
         if can_pack(case):
             _check_threshold(hopper, case, seed)
     assert {launch.kernel.source for launch in launched} > {"conv_mma.cu", "pack.cu"}
+
+
+@pytest.mark.parametrize("tile", ["wide", "medium"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
+def test_blocks_of_conv_mma_walk_over_tiles(
+    build: Path,
+    launched: list[Launch],
+    monkeypatch: pytest.MonkeyPatch,
+    tile: str,
+    resident: bool,
+) -> None:
+    """Tiles of one stage and of several, on a device that is given several tiles a block."""
+    force_tile(monkeypatch, tile, resident=resident)
+    device = _DEVICES["small hopper"]
+    with emulated_ops(device, build, launched) as ops:
+        for channels in (128, 384):
+            case = Case("walk", channels, 72, h=19, w=23, n=4)
+            _check_float(ops, case)
+            _check_threshold(ops, case, channels)
+    convolutions = [launch for launch in launched if launch.kernel.source == "conv_mma.cu"]
+    assert len(convolutions) == 4
+    for launch in convolutions:
+        size = dict(zip(CONV_SIZES + MMA_SIZES, launch.sizes, strict=True))
+        assert size["pixel_tiles"] > 2 * size["walkers"]
 
 
 @pytest.mark.parametrize("channels", [3640, 3641])
