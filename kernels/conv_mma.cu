@@ -2,27 +2,32 @@
 // output pixels, columns output channels, and the depth runs over taps and words of channels.
 //
 // A block keeps its channels and walks over tiles of pixels. Its filters stay in shared memory if
-// they fit, else they come with each stage. Patches of input pixels come through a ring of stages;
-// the next tile's are under way while this one is stored. popc(a) is counted once per input pixel,
-// not per tap.
+// they fit, else they come with each stage. Patches of input pixels come a stage ahead: the next
+// tile's first is under way while this one is stored. popc(a) is counted once per input pixel, not
+// per tap.
 #include "conv_mma_patch.cuh"
 #include "conv_mma_product.cuh"
 #include "conv_mma_store.cuh"
 
-constexpr int kStagesAhead = 2;
-constexpr int kBlocks = WARP_M * WARP_N >= 64 * 64 ? 256 / kThreads : 4;
+constexpr int kBlocks = kWarpsOfScheduler * 128 / kThreads;
+
+// What is kept of a tile from its first copies to its last store: of this tile and the next, in
+// turn. The one after that is begun when all warps have stored this one.
+constexpr int kTilesKept = 2;
 
 // The stages in the order of the product, over all tiles of the block.
 struct Walk {
   int tile;
   int stage = 0;
   int slot = 0;
+  int turn = 0;  // of the tile, among kTilesKept
 
   __device__ void advance(const MmaArguments& a) {
     if (++slot == static_cast<int>(a.slots)) slot = 0;
     if (++stage == static_cast<int>(a.stages)) {
       stage = 0;
       tile += static_cast<int>(a.walkers);
+      turn ^= 1;
     }
   }
 
@@ -35,33 +40,61 @@ struct Walk {
     return a.resident ? shared + stage * static_cast<int>(a.filter_bytes)
                       : address(a, shared) + static_cast<int>(a.patch_bytes);
   }
+};
 
-  // Starts this stage's copies, as a group of their own (empty past the last tile).
-  __device__ void load(const MmaArguments& a, const Block& block, u8* shared) {
-    if (tile < static_cast<int>(a.pixel_tiles)) {
-      load_patch(a, Tile::at(a, tile), block.group, stage, shared_address(address(a, shared)));
-      if (!a.resident) {
-        load_filters(a, block, at<Chunk>(shared, a.chunks_at), stage, filters(a, shared));
-      }
-      advance(a);
-    }
-    commit_copies();
+// Where a block has two warps of each scheduler, the second starts the next tile's copies after its
+// products, so that they run beside the first's copies. Barriers leave warps no other way to part,
+// while blocks do by themselves. (Within a tile copies are few, and would arrive too late.)
+constexpr bool kSchedulerShares = kThreads == 256;
+
+__device__ inline bool copies_last(const Walk& ahead) {
+  return kSchedulerShares && threadIdx.x >= kThreads / 2 && ahead.stage == 0;
+}
+
+struct Kept {
+  Spot* spots;
+  int* entries;  // of the patch
+
+  static __device__ Kept at(const MmaArguments& a, u8* shared, int turn) {
+    return {::at<Spot>(shared, a.spots_at) + turn * kTileM, ::at<int>(shared, a.tiles_at) + turn};
   }
 };
 
+// Starts the copies of the next stage, as a group of their own (empty past the last tile).
+__device__ inline void load_stage(const MmaArguments& a, const Block& block, Walk& ahead,
+                                  u8* shared) {
+  if (ahead.tile < static_cast<int>(a.pixel_tiles)) {
+    u32* sources = at<u32>(shared, a.sources_at);
+    const Kept kept = Kept::at(a, shared, ahead.turn);
+    if (ahead.stage == 0) {
+      const Tile tile = Tile::at(a, ahead.tile);
+      *kept.entries = tile.entries;
+      find_sources(a, tile, sources);
+      describe_pixels(a, tile, kept.spots);
+    }
+    load_patch(a, *kept.entries, sources, block.group, ahead.stage,
+               shared_address(ahead.address(a, shared)));
+    if (!a.resident) {
+      load_filters(a, block, at<Chunk>(shared, a.chunks_at), ahead.stage, ahead.filters(a, shared));
+    }
+    ahead.advance(a);
+  }
+  commit_copies();
+}
+
 template <class Out>
-__device__ void store_tile(const MmaArguments& a, const Block& block, const Tile& tile,
-                           const Warp& warp, u8* shared, const Spot* spots, const Sums& sums) {
+__device__ void store_tile(const MmaArguments& a, const Block& block, int first_pixel,
+                           const Warp& warp, const Finish<Out>& finish, u8* shared,
+                           const Spot* spots, const int* set_bits, const Sums& sums) {
   const int index = warp.m * WARPS_N + warp.n;
   Row* rows = at<Row>(shared, a.rows_at) + index * WARP_M;
-  describe_rows(a, warp, spots, at<int>(shared, a.taps_at), at<int>(shared, a.set_bits_at), rows);
-  const auto* channels = at<Channel<Out>>(shared, a.channels_at);
+  describe_rows(a, warp, spots, at<int>(shared, a.taps_at), set_bits, rows);
   const int* table = at<int>(shared, a.table_at);
   if constexpr (Channel<Out>::kPacked) {
-    store_bits(a, block, tile, warp, rows, channels, table, sums);
+    store_bits(a, block, first_pixel, warp, rows, finish, table, sums);
   } else {
     constexpr i64 kPartials = (WARPS_K - 1) * WARPS_M * WARPS_N * sizeof(Partials);
-    store_floats<Out>(a, block, tile, warp, rows, channels, table, sums,
+    store_floats<Out>(a, block, first_pixel, warp, rows, finish, table, sums,
                       at<Crossing<Out>>(shared, a.scratch_at + kPartials) + index);
   }
 }
@@ -96,53 +129,57 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
 
   Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
   Walk ahead = now;
-  int unstarted = kStagesAhead;  // stages to be on their way before the first product
-  Spot* spots = at<Spot>(dynamic, a.spots_at);
-  Spot* next_spots = spots + kTileM;  // other warps may still store the tile before
+  bool started = false;  // whether a stage is under way
+  const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(dynamic, a.channels_at));
   Operands operands;
-  operands.chunk = Operands::chunk_lane(shared_address(at<Chunk>(dynamic, a.chunks_at)));
+  operands.chunk = Operands::chunk_lane(warp, shared_address(at<Chunk>(dynamic, a.chunks_at)));
   operands.filters = Operands::filter_lane(warp);
-  Tile tile = {};
   Sums sums = {};
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     const bool starts = now.stage == 0;
-    if (unstarted == 0) {
-      if (starts) {
-        Spot* used = spots;
-        spots = next_spots;
-        next_spots = used;
-        tile = Tile::at(a, now.tile);
-        describe_pixels(a, tile, spots);
-      }
-      wait_copies<kStagesAhead - 1>();
+    const Kept kept = Kept::at(a, dynamic, now.turn);
+    int* set_bits = at<int>(dynamic, a.set_bits_at) +
+                    now.turn * static_cast<int>(a.segment_entries * a.segments);
+    const u8* patch = now.address(a, dynamic);
+    if (started) {
+      wait_copies<0>();
+      count_set_bits(a, *kept.entries, now.stage, patch, set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
-    ahead.load(a, block, dynamic);
-    if (unstarted > 0) {
-      if (--unstarted == 0) {
-        build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
-                    at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
+    // A loop, as each part shall be there once.
+    bool copies = !started || !copies_last(ahead);
+#pragma unroll(kSchedulerShares ? 1 : 2)
+    for (int part = 0; part < 2; ++part, copies = !copies) {
+      if (copies) {
+        load_stage(a, block, ahead, dynamic);
+      } else if (started) {
+        if (starts) {
+          operands.enter(kept.spots, warp);
+          clear(sums);
+        }
+        multiply_stage(sums, operands, warp, shared_address(patch),
+                       shared_address(now.filters(a, dynamic)), step_count(a));
       }
+    }
+    if (!started) {
+      build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
+                  at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
+      started = true;
       continue;
     }
 
-    const u8* patch = now.address(a, dynamic);
-    const u32 filters = shared_address(now.filters(a, dynamic));
-    count_set_bits(a, tile, now.stage, patch, at<int>(dynamic, a.set_bits_at));
-    if (starts) {
-      operands.enter(spots, warp);
-      clear(sums);
-    }
-    multiply_stage(sums, operands, warp, shared_address(patch), filters, step_count(a));
+    const int first_pixel = now.tile * kTileM;
     now.advance(a);
     if (now.stage != 0) continue;
 
-    if constexpr (WARPS_K > 1) hand_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
-    __syncthreads();  // the set bits are counted
+    if constexpr (WARPS_K > 1) {
+      hand_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
+      __syncthreads();
+      if (warp.k == 0) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
+    }
     if (warp.k == 0) {
-      if constexpr (WARPS_K > 1) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
-      store_tile<OUT>(a, block, tile, warp, dynamic, spots, sums);
+      store_tile<OUT>(a, block, first_pixel, warp, finish, dynamic, kept.spots, set_bits, sums);
     }
   }
 }

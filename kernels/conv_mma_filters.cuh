@@ -34,7 +34,7 @@ __device__ inline int step_count(const MmaArguments& a) { return (chunk_count(a)
 __device__ inline void describe_taps(const MmaArguments& a, int* taps) {
   const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+  for (int i = thread_index(); i < count; i += kThreads) {
     const int row = divide_by(i, a.by_kernel_columns);
     const int column = i - row * static_cast<int>(a.kernel_columns);
     taps[i] =
@@ -49,7 +49,7 @@ __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
   const int folds = static_cast<int>(a.folds);
   const int entries = static_cast<int>(a.segment_entries * a.segments);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < 2 * step_count(a); i += kThreads) {
+  for (int i = thread_index(); i < 2 * step_count(a); i += kThreads) {
     const int tap = divide_by(i, a.by_stage_planes);
     const int plane = i - tap * planes;
     const int row = divide_by(tap, a.by_folds);
@@ -88,32 +88,55 @@ __device__ inline uint4 gather_chunk(const MmaArguments& a, const u32* filter, i
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
 
+// A row's filter, from the stage's first word on; null where there is no such channel.
+__device__ inline const u32* filter_of_row(const MmaArguments& a, const Block& block, int row,
+                                           int stage) {
+  const int channel = channel_of_row(row);
+  if (channel >= block.channels) return nullptr;
+  return a.weight + stage * static_cast<int>(a.stage_planes) * kChunkWords +
+         static_cast<u64>(block.first_channel + channel) * static_cast<u32>(a.filter_words);
+}
+
 // Eight neighbouring lanes fill eight rows of one chunk (all banks), four such groups four chunks
 // (which follow each other in a filter).
 __device__ inline void load_filters(const MmaArguments& a, const Block& block, const Chunk* chunks,
                                     int stage, u8* target) {
-  const bool direct = a.copy_words == 4 && a.fold == 1 && a.group_channels % kWordBits == 0;
+  constexpr int kRows = kThreads / 4;  // at a time
+  constexpr int kTurns = kTileN / kRows;
+  static_assert(kTurns * kRows == kTileN);
+  const int thread = thread_index();
+  const int first_row = thread / 32 * 8 + thread % 8;
+  const int first_chunk = thread % 32 / 8;
   const int count = chunk_count(a);
-  const int blocks = (2 * step_count(a) + 3) / 4;
-  const u32 address = shared_address(target);
+  int at = (first_chunk * kTileN + first_row) * kChunkBytes;
+  if (a.copy_words == 4 && a.fold == 1 && a.group_channels % kWordBits == 0) {
+    const u32* filters[kTurns];
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      filters[turn] = filter_of_row(a, block, first_row + turn * kRows, stage);
+    }
 #pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < blocks * kTileN * 4; item += kThreads) {
-    const int row = item / 32 % (kTileN / 8) * 8 + item % 8;
-    const int chunk = item / 32 / (kTileN / 8) * 4 + item / 8 % 4;
-    if (chunk >= 2 * step_count(a)) continue;
-    const int channel = channel_of_row(row);
-    const bool exists = channel < block.channels && chunk < count;
-    const i64 first = exists ? (block.first_channel + channel) * a.filter_words : 0;
-    const u32* filter =
-        a.weight + first +
-        (exists ? chunks[chunk].filter + stage * static_cast<int>(a.stage_planes) * kChunkWords
-                : 0);
-    const int offset = (chunk * kTileN + row) * kChunkBytes;
-    if (direct) {
-      copy_async<16>(address + offset, filter, exists);
-    } else {
-      *reinterpret_cast<uint4*>(target + offset) =
-          exists ? gather_chunk(a, filter, chunk, stage) : make_uint4(0, 0, 0, 0);
+    for (int chunk = first_chunk; chunk < 2 * step_count(a); chunk += 4) {
+      const int word = chunks[chunk].filter;
+#pragma unroll
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const bool exists = filters[turn] != nullptr && chunk < count;
+        copy_async<16>(shared_address(target) + at + turn * kRows * kChunkBytes,
+                       exists ? filters[turn] + word : a.weight, exists);
+      }
+      at += 4 * kTileN * kChunkBytes;
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int row = first_row; row < kTileN; row += kRows, at += kRows * kChunkBytes) {
+    const u32* filter = filter_of_row(a, block, row, stage);
+#pragma unroll 1
+    for (int chunk = first_chunk; chunk < 2 * step_count(a); chunk += 4) {
+      *reinterpret_cast<uint4*>(target + at + (chunk - first_chunk) * kTileN * kChunkBytes) =
+          filter != nullptr && chunk < count
+              ? gather_chunk(a, filter + chunks[chunk].filter, chunk, stage)
+              : make_uint4(0, 0, 0, 0);
     }
   }
 }

@@ -6,43 +6,87 @@
 
 #include "conv_mma_tile.cuh"
 
-// An input pixel, or a place in the padding.
-struct Source {
-  u32 pixel;  // 0 in the padding
-  bool inside;
+// What an entry of the patch is copied from: the number of an input pixel, or kOutside for the
+// padding. Each thread finds, copies and counts the entries that are its own.
+constexpr u32 kOutside = ~0u;
 
-  static __device__ Source at(const MmaArguments& a, int image, int row, int column) {
-    const bool inside = image < static_cast<int>(a.batch) &&
-                        static_cast<u32>(row) < static_cast<u32>(a.height) &&
-                        static_cast<u32>(column) < static_cast<u32>(a.width);
-    const int pixel =
-        (image * static_cast<int>(a.height) + row) * static_cast<int>(a.width) + column;
-    return {inside ? static_cast<u32>(pixel) : 0u, inside};
-  }
+__device__ inline u32 source_at(const MmaArguments& a, int image, int row, int column) {
+  const bool inside = image < static_cast<int>(a.batch) &&
+                      static_cast<u32>(row) < static_cast<u32>(a.height) &&
+                      static_cast<u32>(column) < static_cast<u32>(a.width);
+  const int pixel = (image * static_cast<int>(a.height) + row) * static_cast<int>(a.width) + column;
+  return inside ? static_cast<u32>(pixel) : kOutside;
+}
 
-  // Of an entry of a run of the padded images.
-  static __device__ Source of_padded(const MmaArguments& a, const Tile& tile, int padded) {
+__device__ inline u32 source_of_tap(const MmaArguments& a, const Tile& tile, int tap, int output) {
+  const int tap_row = divide_by(tap, a.by_kernel_columns);
+  const int tap_column = tap - tap_row * static_cast<int>(a.kernel_columns);
+  const Place place = tile.place(a, output);
+  return source_at(a, place.image,
+                   place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows) +
+                       tap_row * static_cast<int>(a.dilation_rows),
+                   place.column * static_cast<int>(a.stride_columns) -
+                       static_cast<int>(a.padding_columns) +
+                       tap_column * static_cast<int>(a.dilation_columns));
+}
+
+// A pixel of the padded images.
+struct Padded {
+  int image;
+  int row;
+  int column;
+
+  static __device__ Padded at(const MmaArguments& a, int first_image, int padded) {
     const int image = divide_by(padded, a.by_padded_plane);
     const int rest = padded - image * static_cast<int>(a.padded_plane);
     const int row = divide_by(rest, a.by_padded_width);
-    const int column = rest - row * static_cast<int>(a.padded_width);
-    return at(a, tile.image + image, row - static_cast<int>(a.padding_rows),
-              column - static_cast<int>(a.padding_columns));
+    return {first_image + image, row, rest - row * static_cast<int>(a.padded_width)};
   }
 
-  // Of an output pixel and a tap.
-  static __device__ Source of_tap(const MmaArguments& a, const Tile& tile, int tap, int output) {
-    const int tap_row = divide_by(tap, a.by_kernel_columns);
-    const int tap_column = tap - tap_row * static_cast<int>(a.kernel_columns);
-    const Place place = tile.place(a, output);
-    return at(a, place.image,
-              place.row * static_cast<int>(a.stride_rows) - static_cast<int>(a.padding_rows) +
-                  tap_row * static_cast<int>(a.dilation_rows),
-              place.column * static_cast<int>(a.stride_columns) -
-                  static_cast<int>(a.padding_columns) +
-                  tap_column * static_cast<int>(a.dilation_columns));
+  // By kThreads pixels.
+  __device__ void advance(const MmaArguments& a) {
+    const int width = static_cast<int>(a.padded_width);
+    column += static_cast<int>(a.thread_columns);
+    row += static_cast<int>(a.thread_rows);
+    if (column >= width) {
+      column -= width;
+      ++row;
+    }
+    for (; row >= static_cast<int>(a.padded_height); ++image) {
+      row -= static_cast<int>(a.padded_height);
+    }
+  }
+
+  __device__ u32 source(const MmaArguments& a) const {
+    return source_at(a, image, row - static_cast<int>(a.padding_rows),
+                     column - static_cast<int>(a.padding_columns));
   }
 };
+
+__device__ inline void find_sources(const MmaArguments& a, const Tile& tile, u32* sources) {
+  const int segment_entries = static_cast<int>(a.segment_entries);
+#pragma unroll 1
+  for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
+    const int skipped = segment * segment_entries;
+    const int last =
+        tile.entries - skipped < segment_entries ? tile.entries - skipped : segment_entries;
+    int entry = (thread_index() - skipped) & (kThreads - 1);
+    if (a.patch_per_tap) {
+#pragma unroll 1
+      for (; entry < last; entry += kThreads) {
+        sources[skipped + entry] = source_of_tap(a, tile, segment, entry);
+      }
+    } else {
+      Padded padded = Padded::at(a, tile.image,
+                                 tile.padded + segment * static_cast<int>(a.segment_step) + entry);
+#pragma unroll 1
+      for (; entry < last; entry += kThreads) {
+        sources[skipped + entry] = padded.source(a);
+        padded.advance(a);
+      }
+    }
+  }
+}
 
 // Up to four words, one or two at a time.
 __device__ inline void copy_words(u32 target, const u32* words, int count, int width, bool inside) {
@@ -56,81 +100,113 @@ __device__ inline void copy_words(u32 target, const u32* words, int count, int w
   }
 }
 
-// Words past a pixel's last stay as they are: the filters are zero there.
-__device__ inline void load_patch(const MmaArguments& a, const Tile& tile, int group, int stage,
-                                  u32 target) {
-  const int entries = static_cast<int>(a.segment_entries);
-  const u32 plane_bytes = entries * static_cast<int>(a.segments) * kChunkBytes;
+// An entry of less than whole chunks. Words past a pixel's last stay as they are: the filters are
+// zero there.
+__device__ inline void copy_part(const MmaArguments& a, const u32* words, int entry, int skipped,
+                                 u32 to, u32 plane_bytes, bool inside) {
+  const int group_words = static_cast<int>(a.group_words);
+  const int width = static_cast<int>(a.copy_words);
+  if (a.fold == 1) {
+    const int end = skipped + static_cast<int>(a.stage_planes) * kChunkWords;
+#pragma unroll 1
+    for (; skipped < end; skipped += kChunkWords, words += kChunkWords, to += plane_bytes) {
+      copy_words(to, words, group_words - skipped, width, inside);
+    }
+    return;
+  }
+  // The pixel is also the neighbour of those before it, as the tap to their right.
+  const int apart = static_cast<int>(a.tap_columns_apart);
+#pragma unroll 1
+  for (int f = 0; f < static_cast<int>(a.fold) && entry - f * apart >= 0; ++f) {
+    copy_words(to, words, group_words, width, inside);
+    to += group_words * 4 - apart * kChunkBytes;
+  }
+}
+
+// (Functions: in a kernel's lambda NVRTC 13.0 takes no parameter of type auto.)
+template <class Copy>
+__device__ inline void copy_entries(const MmaArguments& a, int tile_entries, const u32* sources,
+                                    const u32* first_word, u32 target, Copy copy) {
+#pragma unroll 1
+  for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
+    const u32 pixel = sources[entry];
+    const bool inside = pixel != kOutside;
+    // As unsigned numbers of 32 bits: a single instruction.
+    const u32* words =
+        first_word + static_cast<u64>(inside ? pixel : 0u) * static_cast<u32>(a.pixel_words);
+    copy(words, entry, target + entry * kChunkBytes, inside);
+  }
+}
+
+__device__ inline void load_patch(const MmaArguments& a, int tile_entries, const u32* sources,
+                                  int group, int stage, u32 target) {
+  const u32 plane_bytes = static_cast<int>(a.segment_entries * a.segments) * kChunkBytes;
   const int planes = static_cast<int>(a.stage_planes);
   const int skipped = stage * planes * kChunkWords;
-  const int fold = static_cast<int>(a.fold);
-  const int group_words = static_cast<int>(a.group_words);
-  const u32* first_word = a.x + group * group_words + skipped;
-#pragma unroll 1
-  for (int segment = 0; segment < static_cast<int>(a.segments); ++segment) {
-    const int padded = tile.padded + segment * static_cast<int>(a.segment_step);
-#pragma unroll 1
-    for (int entry = static_cast<int>(threadIdx.x); entry < tile.entries; entry += kThreads) {
-      const Source source = a.patch_per_tap ? Source::of_tap(a, tile, segment, entry)
-                                            : Source::of_padded(a, tile, padded + entry);
-      // As unsigned numbers of 32 bits: a single instruction.
-      const u32* words =
-          first_word + static_cast<u64>(source.pixel) * static_cast<u32>(a.pixel_words);
-      u32 to = target + (segment * entries + entry) * kChunkBytes;
-      if (a.copy_words == 4) {
-#pragma unroll 1
-        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
-          copy_async<16>(to, words, source.inside);
-        }
-      } else if (fold == 1) {
-        int left = group_words - skipped;
-#pragma unroll 1
-        for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
-          copy_words(to, words, left, static_cast<int>(a.copy_words), source.inside);
-          left -= kChunkWords;
-        }
-      } else {
-        // The pixel is also the neighbour of those before it, as the tap to their right.
-        const int apart = static_cast<int>(a.tap_columns_apart);
-#pragma unroll 1
-        for (int f = 0; f < fold && entry - f * apart >= 0; ++f) {
-          copy_words(to, words, group_words, static_cast<int>(a.copy_words), source.inside);
-          to += group_words * 4 - apart * kChunkBytes;
-        }
+  const u32* first_word = a.x + group * static_cast<int>(a.group_words) + skipped;
+  if (a.copy_words == kChunkWords) {
+    const auto copy = [&](const u32* words, int, u32 to, bool inside) {
+#pragma unroll 2
+      for (int plane = 0; plane < planes; ++plane, words += kChunkWords, to += plane_bytes) {
+        copy_async<16>(to, words, inside);
       }
-    }
+    };
+    copy_entries(a, tile_entries, sources, first_word, target, copy);
+  } else {
+    const auto copy = [&](const u32* words, int entry, u32 to, bool inside) {
+      copy_part(a, words, entry, skipped, to, plane_bytes, inside);
+    };
+    copy_entries(a, tile_entries, sources, first_word, target, copy);
   }
 }
 
-// popc of a chunk whose pixel has `left` words from there on. Tail bits that a user's tensor has
-// set do not count, and meet zeros in the filters.
-__device__ inline int count_chunk(const uint4& chunk, int left, u32 last_mask) {
-  if (left > kChunkWords) {
-    return __popc(chunk.x) + __popc(chunk.y) + __popc(chunk.z) + __popc(chunk.w);
-  }
-  const u32 x = left == 1 ? chunk.x & last_mask : chunk.x;
-  const u32 y = left == 2 ? chunk.y & last_mask : left < 2 ? 0u : chunk.y;
-  const u32 z = left == 3 ? chunk.z & last_mask : left < 3 ? 0u : chunk.z;
-  const u32 w = left == 4 ? chunk.w & last_mask : 0u;
-  return __popc(x) + __popc(y) + __popc(z) + __popc(w);
+__device__ inline int count_chunk(const uint4& chunk) {
+  return __popc(chunk.x) + __popc(chunk.y) + __popc(chunk.z) + __popc(chunk.w);
 }
 
-// Adds up popc of every entry over the stages. Each thread counts the same entries in each stage.
-__device__ inline void count_set_bits(const MmaArguments& a, const Tile& tile, int stage,
-                                      const u8* patch, int* set_bits) {
+// Of a chunk whose pixel has `left` words from there on. Tail bits that a user's tensor has set do
+// not count, and meet zeros in the filters.
+__device__ inline uint4 used_words(const uint4& chunk, int left, u32 last_mask) {
+  return make_uint4(left == 1 ? chunk.x & last_mask : chunk.x,
+                    left == 2  ? chunk.y & last_mask
+                    : left < 2 ? 0u
+                               : chunk.y,
+                    left == 3  ? chunk.z & last_mask
+                    : left < 3 ? 0u
+                               : chunk.z,
+                    left == 4  ? chunk.w & last_mask
+                    : left < 4 ? 0u
+                               : chunk.w);
+}
+
+template <class Count>
+__device__ inline void count_entries(const MmaArguments& a, int tile_entries, int stage,
+                                     const u8* patch, int* set_bits, Count count) {
   const int entries = static_cast<int>(a.segment_entries * a.segments);
   const int planes = static_cast<int>(a.stage_planes);
-  const int left = static_cast<int>(a.group_words) - stage * planes * kChunkWords;
-  const int last_entry = entries - static_cast<int>(a.segment_entries) + tile.entries;
-  const u32 last_mask = tail_mask(a.group_channels);
 #pragma unroll 1
-  for (int entry = static_cast<int>(threadIdx.x); entry < last_entry; entry += kThreads) {
+  for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
     const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
     int set = stage == 0 ? 0 : set_bits[entry];
-#pragma unroll 1
-    for (int plane = 0; plane < planes; ++plane, chunk += entries) {
-      set += count_chunk(*chunk, left - plane * kChunkWords, last_mask);
-    }
+#pragma unroll 2
+    for (int plane = 0; plane < planes; ++plane, chunk += entries) set += count(*chunk, plane);
     set_bits[entry] = set;
+  }
+}
+
+// Adds up popc of every entry over the stages.
+__device__ inline void count_set_bits(const MmaArguments& a, int tile_entries, int stage,
+                                      const u8* patch, int* set_bits) {
+  if (a.group_channels % (kChunkWords * kWordBits) == 0) {
+    const auto count = [](const uint4& chunk, int) { return count_chunk(chunk); };
+    count_entries(a, tile_entries, stage, patch, set_bits, count);
+  } else {
+    const int skipped = stage * static_cast<int>(a.stage_planes) * kChunkWords;
+    const int left = static_cast<int>(a.group_words) - skipped;
+    const u32 last_mask = tail_mask(a.group_channels);
+    const auto count = [=](const uint4& chunk, int plane) {
+      return count_chunk(used_words(chunk, left - plane * kChunkWords, last_mask));
+    };
+    count_entries(a, tile_entries, stage, patch, set_bits, count);
   }
 }

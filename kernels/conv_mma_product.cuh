@@ -13,34 +13,52 @@ struct Fragments {
 // Where this lane's matrix loads start.
 struct Operands {
   u32 rows[kProductsM];  // entries in the patch, in bytes
-  u32 chunk;             // of the chunks' descriptions: this lane's half of the first step
+  u32 chunk;             // of the chunks' descriptions: this lane's half of the warp's first step
   u32 filters;           // from the start of a stage's filters
-
-  __device__ void load(Fragments& fragments, u32 patch, u32 filters_at, int step) const {
-    const u32 offset = patch + load_shared(chunk + step * 2 * static_cast<int>(sizeof(Chunk)));
-#pragma unroll
-    for (int i = 0; i < kProductsM; ++i) load_matrices(fragments.a[i], rows[i] + offset);
-    const u32 from = filters_at + filters + step * 2 * kTileN * kChunkBytes;
-#pragma unroll
-    for (int n = 0; n < kProductsN / 2; ++n) {
-      load_matrices(fragments.b[n], from + n * 16 * kChunkBytes);
-    }
-  }
 
   static __device__ u32 filter_lane(const Warp& warp) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int row = warp.n * WARP_N + lane / 16 * 8 + lane % 8;
-    return (lane / 8 % 2 * kTileN + row) * kChunkBytes;
+    return ((warp.k * 2 + lane / 8 % 2) * kTileN + row) * kChunkBytes;
   }
 
-  static __device__ u32 chunk_lane(u32 chunks) {
-    return chunks + static_cast<int>(threadIdx.x) % 32 / 16 * static_cast<int>(sizeof(Chunk));
+  static __device__ u32 chunk_lane(const Warp& warp, u32 chunks) {
+    const int half = static_cast<int>(threadIdx.x) % 32 / 16;
+    return chunks + (warp.k * 2 + half) * static_cast<int>(sizeof(Chunk));
   }
 
   __device__ void enter(const Spot* spots, const Warp& warp) {
     const int first = warp.m * WARP_M + static_cast<int>(threadIdx.x) % 16;
 #pragma unroll
     for (int i = 0; i < kProductsM; ++i) rows[i] = spots[first + i * 16].entry * kChunkBytes;
+  }
+};
+
+// The steps of a stage that this warp takes, in turn. Where a step's chunk lies is read while the
+// step before is loaded (and once more after the last, for nothing).
+struct Steps {
+  const Operands& operands;
+  u32 patch;
+  u32 chunk;
+  u32 filters;
+  u32 offset;
+
+  static __device__ Steps at(const Operands& operands, u32 patch, u32 filters) {
+    return {operands, patch, operands.chunk, filters + operands.filters,
+            load_shared(operands.chunk)};
+  }
+
+  __device__ void load(Fragments& fragments) {
+    const u32 from = patch + offset;
+#pragma unroll
+    for (int i = 0; i < kProductsM; ++i) load_matrices(fragments.a[i], operands.rows[i] + from);
+#pragma unroll
+    for (int n = 0; n < kProductsN / 2; ++n) {
+      load_matrices(fragments.b[n], filters + n * 16 * kChunkBytes);
+    }
+    chunk += 2 * WARPS_K * static_cast<int>(sizeof(Chunk));
+    filters += 2 * WARPS_K * kTileN * kChunkBytes;
+    offset = load_shared(chunk);
   }
 };
 
@@ -55,24 +73,35 @@ __device__ inline void multiply(Sums& sums, const Fragments& fragments) {
   }
 }
 
+// Whether there are registers for the next step's fragments; else other warps multiply meanwhile.
+constexpr bool kLoadsAhead = kWarpsOfScheduler == 2 || WARP_M * WARP_N <= 32 * 32;
+
 // Warps that share a part of the tile take every WARPS_K-th step.
 __device__ inline void multiply_stage(Sums& sums, const Operands& operands, const Warp& warp,
                                       u32 patch, u32 filters, int steps) {
+  int left = (steps - warp.k + WARPS_K - 1) / WARPS_K;
+  if (left <= 0) return;
+  Steps walk = Steps::at(operands, patch, filters);
   Fragments even;
-  Fragments odd;
-  int step = warp.k;
-  if (step >= steps) return;
-  operands.load(even, patch, filters, step);
+  if constexpr (kLoadsAhead) {
+    Fragments odd;
+    walk.load(even);
 #pragma unroll 1
-  while (true) {
-    const bool has_odd = step + WARPS_K < steps;
-    if (has_odd) operands.load(odd, patch, filters, step + WARPS_K);
-    multiply(sums, even);
-    step += 2 * WARPS_K;
-    if (!has_odd) return;
-    if (step < steps) operands.load(even, patch, filters, step);
-    multiply(sums, odd);
-    if (step >= steps) return;
+    while (true) {
+      if (left > 1) walk.load(odd);
+      multiply(sums, even);
+      if (left == 1) return;
+      if (left > 2) walk.load(even);
+      multiply(sums, odd);
+      left -= 2;
+      if (left <= 0) return;
+    }
+  } else {
+#pragma unroll 1
+    for (; left > 0; --left) {
+      walk.load(even);
+      multiply(sums, even);
+    }
   }
 }
 

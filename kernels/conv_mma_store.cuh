@@ -7,20 +7,30 @@
 
 // What the epilogue needs of one row of the tile.
 struct Row {
-  int term;   // -2 popc(a), for floats with the bits of kShift
-  int table;  // first entry of the pixel's class
+  int term;   // of popc(a)
+  int table;  // of the table's entries for the pixel: the first, or of PAIRS bytes before this
+              // lane's
+
+  static __device__ Row of(int set, int table) {
+#if PAIRS
+    return {static_cast<int>(half_set_pair(set)), table * 4 + (set & 1) * kOddAt};
+#else
+    return {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set, table};
+#endif
+  }
 };
 
-// Sums popc over the taps of the warp's rows; a lane has a row, or two side by side.
+// Sums popc over the taps of the warp's rows; a lane has a row, or two side by side (some have the
+// same).
 __device__ inline void describe_rows(const MmaArguments& a, const Warp& warp, const Spot* spots,
                                      const int* taps, const int* set_bits, Row* rows) {
-  constexpr int kRows = WARP_M > 32 ? WARP_M / 32 : 1;
-  const int lane = static_cast<int>(threadIdx.x) % (WARP_M < 32 ? WARP_M : 32);
-  const Spot* spot = spots + warp.m * WARP_M + lane;
+  constexpr int kRows = (WARP_M + 31) / 32;
+  const int lane = thread_index() % 32;
+  const Spot* spot = spots + warp.m * WARP_M;
   const int* at[kRows];
   int set[kRows] = {};
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) at[r] = set_bits + spot[r * 32].entry;
+  for (int r = 0; r < kRows; ++r) at[r] = set_bits + spot[(lane + r * 32) % WARP_M].entry;
   const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
 #pragma unroll 3
   for (int tap = 0; tap < count; ++tap) {
@@ -30,8 +40,8 @@ __device__ inline void describe_rows(const MmaArguments& a, const Warp& warp, co
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    rows[lane + r * 32] = {(Channel<OUT>::kPacked ? 0 : kShiftBits) - 2 * set[r],
-                           spot[r * 32].table};
+    const int row = (lane + r * 32) % WARP_M;
+    rows[row] = Row::of(set[r], spot[row].table);
   }
   __syncwarp();
 }
@@ -42,9 +52,44 @@ struct Lane {
   int first_pixel;
   int pixels;  // in all
 
-  static __device__ Lane of_thread(const MmaArguments& a, const Tile& tile, const Warp& warp) {
-    const int row = static_cast<int>(threadIdx.x) % 32 / 4;
-    return {row, tile.first_pixel + warp.m * WARP_M + row, static_cast<int>(a.pixels)};
+  static __device__ Lane of_thread(const MmaArguments& a, int first_pixel, const Warp& warp) {
+    const int row = thread_index() % 32 / 4;
+    return {row, first_pixel + warp.m * WARP_M + row, static_cast<int>(a.pixels)};
+  }
+};
+
+// The bits of a lane's channels in a row.
+constexpr int kPieceBits = WARP_N / 4;
+using Piece = Choose<WARP_N == 64, u16, u8>::Type;
+
+// What stays the same in every tile.
+template <class Out>
+struct Finish {
+  const Channel<Out>* channels;
+
+  static __device__ Finish of(const Block&, const Warp&, const Channel<Out>* channels) {
+    return {channels};
+  }
+};
+
+// What is to be done with a lane's signs.
+template <>
+struct Finish<bits> {
+  u32 word;  // which to exchange (at_least), and in the high half which exist
+
+  static __device__ Finish of(const Block& block, const Warp& warp, const Channel<bits>* channels) {
+    const int first = warp.n * WARP_N + lane_channel(thread_index(), 0);
+    u32 word = 0;
+#pragma unroll 1
+    for (int c = 0; c < kPieceBits && first + c < block.channels; ++c) {
+      word |= (channels[first + c].at_least | 1u << 16) << c;
+    }
+    return {word};
+  }
+
+  // `below`: sign bits of dot - threshold.
+  __device__ Piece piece(u32 below) const {
+    return static_cast<Piece>((below ^ word) & (word >> 16));
   }
 };
 
@@ -56,20 +101,6 @@ __device__ inline void load_entries(int (&entries)[kLaneChannels], const int* ta
     entries[half * 4 + 1] = four.y;
     entries[half * 4 + 2] = four.z;
     entries[half * 4 + 3] = four.w;
-  }
-}
-
-// The table's entries for a row: those of the common class, in registers, where all of the
-// warp's eight rows have it.
-__device__ inline void entries_of(int (&entries)[kLaneChannels], const MmaArguments& a,
-                                  const Row& row, const int (&common)[kLaneChannels],
-                                  const int* table) {
-  const int common_at = static_cast<int>(a.common_class) * kTileN;
-  if (__all_sync(kAllLanes, row.table == common_at)) {
-#pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) entries[c] = common[c];
-  } else {
-    load_entries(entries, table + row.table);
   }
 }
 
@@ -101,12 +132,12 @@ struct Crossing {
   static constexpr int kPitch = WARP_M + 4 / static_cast<int>(sizeof(typename Out::Bits));
   typename Out::Bits values[32 * kPitch];
 
-  __device__ void store(const MmaArguments& a, const Block& block, const Tile& tile,
-                        const Warp& warp, int group) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+  __device__ void store(const MmaArguments& a, const Block& block, int tile_pixel, const Warp& warp,
+                        int group) const {
+    const int lane = thread_index() % 32;
     const int first = warp.n * WARP_N + group * 32;
     const int channels = block.channels - first < 32 ? block.channels - first : 32;
-    const int first_pixel = tile.first_pixel + warp.m * WARP_M;
+    const int first_pixel = tile_pixel + warp.m * WARP_M;
     const int pixels = static_cast<int>(a.pixels) - first_pixel;
     auto* out = static_cast<typename Out::Bits*>(a.out);
     if (a.channels_last) {
@@ -130,24 +161,21 @@ struct Crossing {
 };
 
 template <class Out>
-__device__ void store_floats(const MmaArguments& a, const Block& block, const Tile& tile,
-                             const Warp& warp, const Row* rows, const Channel<Out>* channels,
+__device__ void store_floats(const MmaArguments& a, const Block& block, int tile_pixel,
+                             const Warp& warp, const Row* rows, const Finish<Out>& finish,
                              const int* table, const Sums& sums, Crossing<Out>* crossing) {
-  const Lane lane = Lane::of_thread(a, tile, warp);
+  const Lane lane = Lane::of_thread(a, tile_pixel, warp);
 #if ROWS
   auto* out = static_cast<typename Out::Bits*>(a.out) + lane.first_pixel * a.out_channels +
-              block.first_channel + warp.n * WARP_N +
-              lane_channel(static_cast<int>(threadIdx.x), 0);
+              block.first_channel + warp.n * WARP_N + lane_channel(thread_index(), 0);
 #endif
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    const int in_warp = lane_channel(static_cast<int>(threadIdx.x), group);
+    const int in_warp = lane_channel(thread_index(), group);
     const int first = warp.n * WARP_N + in_warp;
     Channel<Out> constants[kLaneChannels];
-    int common[kLaneChannels];
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) constants[c] = channels[first + c];
-    load_entries(common, table + static_cast<int>(a.common_class) * kTileN + first);
+    for (int c = 0; c < kLaneChannels; ++c) constants[c] = finish.channels[first + c];
 #pragma unroll
     for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
@@ -155,7 +183,7 @@ __device__ void store_floats(const MmaArguments& a, const Block& block, const Ti
         const int r = lane.row + i * 16 + half * 8;
         const Row row = rows[r];
         int entries[kLaneChannels];
-        entries_of(entries, a, row, common, table + first);
+        load_entries(entries, table + row.table + first);
         float values[kLaneChannels];
 #pragma unroll
         for (int c = 0; c < kLaneChannels; ++c) {
@@ -179,58 +207,65 @@ __device__ void store_floats(const MmaArguments& a, const Block& block, const Ti
     }
 #if !ROWS
     __syncwarp();
-    crossing->store(a, block, tile, warp, group);
+    crossing->store(a, block, tile_pixel, warp, group);
 #endif
   }
 }
 
-// The bits of a lane's channels in a row.
-using Piece = Choose<WARP_N == 64, u16, u8>::Type;
-
-__device__ inline void store_bits(const MmaArguments& a, const Block& block, const Tile& tile,
-                                  const Warp& warp, const Row* rows, const Channel<bits>* channels,
-                                  const int* table, const Sums& sums) {
-  constexpr int kChannels = WARP_N / 4;
-  const Lane lane = Lane::of_thread(a, tile, warp);
-  const int first = warp.n * WARP_N + lane_channel(static_cast<int>(threadIdx.x), 0);
-  const int left = block.channels - first;
-  // Past the last channel, bits are clear up to the end of the word.
-  const bool in_words = first / kWordBits * kWordBits < block.channels;
-  const u32 existing = left >= kChannels ? (1u << kChannels) - 1u
-                       : left > 0        ? (1u << left) - 1u
-                                         : 0u;
-  u32 at_least = 0;
-  int common[kGroups][kLaneChannels];
-#pragma unroll
-  for (int c = 0; c < kChannels; ++c) at_least |= channels[first + c].at_least << c;
+// The signs of dot - threshold of a lane's channels in a row; `first` is the first of them.
+__device__ inline u32 below_thresholds(const Sums& sums, int i, int half, const Row& row,
+                                       const int* table, int first) {
+#if PAIRS
+  u32 bytes[2] = {};
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    load_entries(common[group],
-                 table + static_cast<int>(a.common_class) * kTileN + first + group * kLaneChannels);
+    const u32 of_lane = shared_address(table) + 2 * first + row.table;
+    const uint4 entry = load_chunk(of_lane ^ group * 2 * kLaneChannels);
+    const u32 entries[4] = {entry.x, entry.y, entry.z, entry.w};
+    u32 decided[4];
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      decided[pair] = pair_of(sum_of(sums, i, half, group, 2 * pair),
+                              sum_of(sums, i, half, group, 2 * pair + 1)) +
+                      entries[pair] - static_cast<u32>(row.term);
+    }
+    bytes[group] = below_threshold(decided);
   }
+  return __byte_perm(bytes[0], bytes[1], 0x0040);
+#else
+  u32 below = 0;
+#pragma unroll
+  for (int group = kGroups - 1; group >= 0; --group) {
+    int entries[kLaneChannels];
+    load_entries(entries, table + row.table + first + group * kLaneChannels);
+#pragma unroll
+    for (int c = kLaneChannels - 1; c >= 0; --c) {
+      const int above = 4 * sum_of(sums, i, half, group, c) + (row.term - entries[c]);
+      below = __funnelshift_l(static_cast<u32>(above), below, 1);
+    }
+  }
+  return below;
+#endif
+}
+
+__device__ inline void store_bits(const MmaArguments& a, const Block& block, int tile_pixel,
+                                  const Warp& warp, const Row* rows, const Finish<bits>& finish,
+                                  const int* table, const Sums& sums) {
+  const Lane lane = Lane::of_thread(a, tile_pixel, warp);
+  const int first = warp.n * WARP_N + lane_channel(thread_index(), 0);
+  // Past the last channel, bits are clear up to the end of the word.
+  const int pixels = first / kWordBits * kWordBits < block.channels ? lane.pixels : 0;
   const i64 pixel_bytes = (a.out_channels + kWordBits - 1) / kWordBits * 4;
   u8* out =
       static_cast<u8*>(a.out) + lane.first_pixel * pixel_bytes + (block.first_channel + first) / 8;
 #pragma unroll
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const Row row = rows[lane.row + i * 16 + half * 8];
-      u32 below = 0;  // sign bits of dot - threshold
-#pragma unroll
-      for (int group = kGroups - 1; group >= 0; --group) {
-        int entries[kLaneChannels];
-        entries_of(entries, a, row, common[group], table + first + group * kLaneChannels);
-#pragma unroll
-        for (int c = kLaneChannels - 1; c >= 0; --c) {
-          const int above = 4 * sum_of(sums, i, half, group, c) + (row.term - entries[c]);
-          below = __funnelshift_l(static_cast<u32>(above), below, 1);
-        }
-      }
-      if (in_words && lane.first_pixel + i * 16 + half * 8 < lane.pixels) {
-        *reinterpret_cast<Piece*>(out + (i * 16 + half * 8) * pixel_bytes) =
-            static_cast<Piece>((below ^ at_least) & existing);
-      }
+    for (int half = 0; half < 2; ++half, out += 8 * pixel_bytes) {
+      const int row = i * 16 + half * 8;
+      const Piece piece =
+          finish.piece(below_thresholds(sums, i, half, rows[lane.row + row], table, first));
+      if (lane.first_pixel + row < pixels) *reinterpret_cast<Piece*>(out) = piece;
     }
   }
 }

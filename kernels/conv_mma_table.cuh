@@ -6,6 +6,7 @@
 // interval's number, and the number tells the interval.
 #pragma once
 
+#include "bit_pairs.cuh"
 #include "conv_mma_tile.cuh"
 
 // Taps of one axis inside the image: [first, last).
@@ -15,11 +16,15 @@ struct Interval {
 
   // `start` is the input's row (or column) under the first tap.
   static __device__ int number(int start, int dilation, i64 by_dilation, int taps, int size) {
-    const int first = start < 0 ? divide_by(dilation - 1 - start, by_dilation) : 0;
-    const int last = start < size ? divide_by(size - 1 - start, by_dilation) + 1 : 0;
-    const int clamped_first = first < taps ? first : taps;
-    const int clamped_last = last < taps ? last : taps;
-    return 2 * taps - clamped_first - (clamped_last > clamped_first ? clamped_last : clamped_first);
+    const int first = taps_before(-start, dilation, by_dilation, taps);
+    const int last = taps_before(size - start, dilation, by_dilation, taps);
+    return 2 * taps - first - (last > first ? last : first);
+  }
+
+  // Taps less than a distance from the first.
+  static __device__ int taps_before(int distance, int dilation, i64 by_dilation, int taps) {
+    const int count = divide_by(distance > 0 ? distance + dilation - 1 : 0, by_dilation);
+    return count < taps ? count : taps;
   }
 
   static __device__ Interval of_number(int number, int taps) {
@@ -41,7 +46,7 @@ __device__ inline int class_of(const MmaArguments& a, const Place& place) {
          static_cast<int>(a.first_column_class);
 }
 
-// What is to be known of each row of the tile.
+// What is to be known of each row of a tile.
 struct Spot {
   int entry;  // in the patch, under the first tap
   int table;  // first entry of the pixel's class
@@ -49,7 +54,7 @@ struct Spot {
 
 __device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, Spot* spots) {
 #pragma unroll 1
-  for (int row = static_cast<int>(threadIdx.x); row < kTileM; row += kThreads) {
+  for (int row = thread_index(); row < kTileM; row += kThreads) {
     const Place place = tile.place(a, row);
     spots[row] = {tile.entry(a, row, place), class_of(a, place) * kTileN};
   }
@@ -89,8 +94,28 @@ __device__ int table_entry<bits>(int correction, const Channel<bits>& channel) {
   return channel.threshold - correction;
 }
 
-// Fills the table [class][kTileN]. `sums` holds, meanwhile, the sums over all taps above and to the
-// left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
+// Of PAIRS, a class has its 16-bit halves for even popc(a) and, kOddAt bytes further, for odd.
+// Where a lane has 16 channels, those for odd are exchanged by eights, so that lanes with even and
+// odd pixels read from different banks.
+constexpr int kClassBytes = kTileN * 4;
+constexpr int kOddSwap = WARP_N == 64 ? kLaneChannels : 0;  // of a channel's number
+constexpr int kOddAt = kTileN * 2 + kOddSwap * 2;
+
+// Writes the entry of a class and a channel of the tile.
+__device__ inline void write_entry(int* of_class, int channel, int correction,
+                                   const Channel<OUT>& constants) {
+#if PAIRS
+  auto* halves = reinterpret_cast<u16*>(of_class);
+  halves[channel] = static_cast<u16>(table_half(correction, constants.threshold, 0));
+  halves[kTileN + (channel ^ kOddSwap)] =
+      static_cast<u16>(table_half(correction, constants.threshold, 1));
+#else
+  of_class[channel] = table_entry(correction, constants);
+#endif
+}
+
+// Fills the table, of kTileN words a class. `sums` holds, meanwhile, the sums over all taps above
+// and to the left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
 __device__ inline void build_table(const MmaArguments& a, const Block& block,
                                    const Channel<OUT>* channels, int* sums, int* table) {
   const int rows = static_cast<int>(a.kernel_rows);
@@ -98,7 +123,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
   const int taps = rows * columns;
   const int pitch = (columns + 1) * kTileN;
 #pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < block.channels * taps; item += kThreads) {
+  for (int item = thread_index(); item < block.channels * taps; item += kThreads) {
     const int channel = divide_by(item, a.by_taps);
     const int tap = item - channel * taps;
     const int row = divide_by(tap, a.by_kernel_columns);
@@ -107,7 +132,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
     sums[(row + 1) * pitch + (tap - row * columns + 1) * kTileN + channel] = count_tap(a, filter);
   }
   __syncthreads();
-  for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {
+  for (int n = thread_index(); n < block.channels; n += kThreads) {
     for (int j = 0; j <= columns; ++j) sums[j * kTileN + n] = 0;
 #pragma unroll 1
     for (int i = 1; i <= rows; ++i) {
@@ -122,12 +147,12 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
     }
     // Each thread reads only what it has written itself.
     const int all = sums[rows * pitch + columns * kTileN + n];
-    int* entry = table + n;
+    int* of_class = table;
 #pragma unroll 1
     for (int r = 0; r < static_cast<int>(a.row_classes); ++r) {
       const Interval down = Interval::of_number(static_cast<int>(a.first_row_class) + r, rows);
 #pragma unroll 1
-      for (int c = 0; c < static_cast<int>(a.column_classes); ++c, entry += kTileN) {
+      for (int c = 0; c < static_cast<int>(a.column_classes); ++c, of_class += kTileN) {
         const Interval across =
             Interval::of_number(static_cast<int>(a.first_column_class) + c, columns);
         const int inside = sums[down.last * pitch + across.last * kTileN + n] -
@@ -135,7 +160,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
                            sums[down.last * pitch + across.first * kTileN + n] +
                            sums[down.first * pitch + across.first * kTileN + n];
         // With pad_value 1 a tap outside adds what it would have subtracted with -1.
-        *entry = table_entry(a.pad_value > 0 ? 2 * inside - all : inside, channels[n]);
+        write_entry(of_class, n, a.pad_value > 0 ? 2 * inside - all : inside, channels[n]);
       }
     }
   }

@@ -2,7 +2,8 @@
 //
 // Compiled with -DWARP_M and -DWARP_N (pixels and channels of a warp), -DWARPS_M and -DWARPS_N
 // (warps down and across the tile), -DWARPS_K (warps that split the depth of the same part), and
-// -DROWS (1: the output is packed, or has rows of channels in whole groups of 8).
+// -DROWS (1: the output is packed, or has rows of channels in whole groups of 8), and -DPAIRS (1:
+// packed output is decided two channels at a time, bit_pairs.cuh).
 #pragma once
 
 #include "epilogue.cuh"
@@ -11,6 +12,9 @@
 constexpr int kTileM = WARP_M * WARPS_M;
 constexpr int kTileN = WARP_N * WARPS_N;
 constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
+static_assert((kThreads & (kThreads - 1)) == 0);
+// At once, as the sums leave registers for them.
+constexpr int kWarpsOfScheduler = WARP_M * WARP_N == 64 * 64 ? 2 : 4;
 constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
 constexpr int kProductsN = WARP_N / 8;
 constexpr int kChunkBytes = 16;  // of the depth: 128 bits; a matrix product takes two
@@ -34,12 +38,15 @@ struct MmaArguments : ConvArguments {
   i64 patch_per_tap;  // a run per tap, an entry per output pixel; else runs of the padded image
   i64 segments;
   i64 segment_entries;
-  i64 tap_entries;   // entries of a segment after the last pixel's first tap
-  i64 segment_step;  // padded pixels from one run to the next
-  i64 padded_width;  // of the image with its padding
+  i64 tap_entries;    // entries of a segment after the last pixel's first tap
+  i64 segment_step;   // padded pixels from one run to the next
+  i64 padded_height;  // of the image with its padding
+  i64 padded_width;
   i64 padded_plane;
   i64 tap_rows_apart;  // entries between the taps of a pixel
   i64 tap_columns_apart;
+  i64 thread_rows;  // kThreads padded pixels
+  i64 thread_columns;
   i64 fold;  // neighbouring taps of a row in one chunk, where a pixel has few words
   // The depth: stages of stage_planes chunks of every pixel, each at tap_chunks places.
   i64 tap_chunks;
@@ -55,7 +62,6 @@ struct MmaArguments : ConvArguments {
   i64 column_classes;
   i64 first_row_class;
   i64 first_column_class;
-  i64 common_class;  // whose part of the table is kept in registers
   // For divide_by.
   i64 by_plane;
   i64 by_width;
@@ -70,7 +76,9 @@ struct MmaArguments : ConvArguments {
   // Where what lies in shared memory, in bytes.
   i64 ring_at;
   i64 set_bits_at;
+  i64 sources_at;
   i64 table_at;
+  i64 tiles_at;
   i64 spots_at;
   i64 rows_at;
   i64 taps_at;
@@ -91,7 +99,7 @@ struct Warp {
   int k;
 
   static __device__ Warp of_thread() {
-    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const int warp = thread_index() / 32;
     return {warp / WARPS_N % WARPS_M, warp % WARPS_N, warp / (WARPS_N * WARPS_M)};
   }
 };
@@ -137,7 +145,7 @@ struct Tile {
   int first_pixel;
   int image;    // of the first pixel
   int padded;   // its place in that image
-  int entries;  // of a segment that the tile needs
+  int entries;  // of the patch, up to the last that the tile needs
 
   static __device__ Tile at(const MmaArguments& a, int index) {
     const int first_pixel = index * kTileM;
@@ -147,6 +155,7 @@ struct Tile {
       const int last = tile.place(a, kTileM - 1).padded(a, place.image);
       tile.entries = last - tile.padded + 1 + static_cast<int>(a.tap_entries);
     }
+    tile.entries += static_cast<int>((a.segments - 1) * a.segment_entries);
     return tile;
   }
 

@@ -1,33 +1,18 @@
-// Sums of a tile -> packed output, two channels at a time.
-//
-//   dot >= threshold  <=>  2 sum - popc(a) >= t  <=>  sum >= popc(a) / 2 + (t + popc(a) % 2 + 1) /
-//   2
-//
-// (halves rounded down, t as in conv_wgmma_constants.cuh). With a depth below 2**15 all of these
-// fit 16 bits, so that one addition decides two channels: in each half of 32768 + sum - popc(a) / 2
-// - (...), the top bit. The last term is the table's, for even and odd popc(a).
+// Packed output of a tile: bit_pairs.cuh, and the words of a warp's lanes.
 #pragma once
 
+#include "bit_pairs.cuh"
 #include "conv_wgmma_constants.cuh"
 #include "conv_wgmma_store.cuh"
 
 struct BitTable {
   // u32 [TILE_N / 2] for even sums and, in other banks, for odd ones.
   static constexpr int kOddBytes = Layout::kClassBytes / 2;
-  static constexpr int kLimit = 1 << 14;  // beyond all sums
-
-  static __device__ int limited(int value) {
-    return value < -kLimit ? -kLimit : value > kLimit ? kLimit : value;
-  }
 
   // Of two neighbouring channels.
   static __device__ u32 entry(const int (&counted)[2], const int (&threshold)[2], int odd) {
-    int least[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      least[i] = limited((least_difference(counted[i], threshold[i]) + odd + 1) >> 1);
-    }
-    return pair_of(0x8000 - least[0], 0x8000 - least[1]);
+    return pair_of(table_half(counted[0], threshold[0], odd),
+                   table_half(counted[1], threshold[1], odd));
   }
 };
 
@@ -61,8 +46,7 @@ struct BitRows {
     for (int half = 0; half < 2; ++half) {
       rows.entries[half] =
           table + border[half] * Layout::kClassBytes + (set[half] & 1) * BitTable::kOddBytes;
-      // Both halves: (a multiplication would be distributed over all pairs).
-      rows.set_pair[half] = __byte_perm(set[half] >> 1, 0, 0x1010);
+      rows.set_pair[half] = half_set_pair(set[half]);
     }
     return rows;
   }
@@ -77,8 +61,7 @@ struct BitRows {
       decided[i] = pair_of(sum_of(sums, word, half, 2 * i), sum_of(sums, word, half, 2 * i + 1)) +
                    of_pairs[i] - set_pair[half];
     }
-    const u32 bits = add_signs(~0u, spread_signs(decided[0], decided[1]), 0x08040201u);
-    return add_signs(bits, spread_signs(decided[2], decided[3]), 0x80402010u);
+    return below_threshold(decided);
   }
 };
 

@@ -4,11 +4,6 @@
 
 #include "conv_wgmma_channels.cuh"
 
-// dot >= threshold  <=>  2 popc(a & b) - popc(a) >= this.
-__device__ inline int least_difference(int counted, int threshold) {
-  return (threshold - counted + 1) >> 1;
-}
-
 // Of float output, what is left to do with a sum of popc(a & b) begins with one fused multiply-add
 // with this, exact because all numbers are small integers times a power of two
 // (conv_wgmma_store.cuh).

@@ -116,15 +116,6 @@ __device__ inline void load_pair(u32& first, u32& second, u32 address) {
                : "memory");
 }
 
-__device__ inline uint4 load_chunk(u32 address) {
-  uint4 value;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(address)
-               : "memory");
-  return value;
-}
-
 __device__ inline float4 load_floats(u32 address) {
   float4 value;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
@@ -166,27 +157,6 @@ __device__ inline float multiply_add(float a, float b, float c) {
   float result;
   asm("fma.rn.f32 %0, %1, %2, %3;" : "=f"(result) : "f"(a), "f"(b), "f"(c));
   return result;
-}
-
-// Two numbers in one, the second in the high half: their sums and differences do not meet as long
-// as each result fits 16 bits. Made before all else, so that these are one instruction.
-__device__ inline u32 pair_of(int first, int second) {
-  u32 pair;
-  asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(pair) : "r"(second), "r"(first));
-  return pair;
-}
-
-// The top bits of the halves of two words: where one is set, a byte of -1, elsewhere of 0.
-__device__ inline u32 spread_signs(u32 first, u32 second) {
-  u32 bytes;
-  asm("prmt.b32 %0, %1, %2, 0xFDB9;" : "=r"(bytes) : "r"(first), "r"(second));
-  return bytes;
-}
-
-// sum + the products of four bytes, signed by unsigned.
-__device__ inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
-  asm("dp4a.s32.u32 %0, %1, %2, %0;" : "+r"(sum) : "r"(signs), "r"(weights));
-  return sum;
 }
 
 // Of two values of Out in one word: the halves of those that are not at least 0, all ones.

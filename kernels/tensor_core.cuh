@@ -56,6 +56,15 @@ __device__ inline u32 load_shared(u32 address) {
   return value;
 }
 
+__device__ inline uint4 load_chunk(u32 address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
 __device__ inline u32 shared_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
@@ -77,4 +86,25 @@ __device__ inline void multiply_bits(int (&sums)[4], const u32 (&a)[4], u32 b0, 
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two numbers in one, the second in the high half: their sums and differences do not meet as long
+// as each result fits 16 bits. Made before all else, so that these are one instruction.
+__device__ inline u32 pair_of(int first, int second) {
+  u32 pair;
+  asm("mad.lo.u32 %0, %1, 65536, %2;" : "=r"(pair) : "r"(second), "r"(first));
+  return pair;
+}
+
+// The top bits of the halves of two words: where one is set, a byte of -1, elsewhere of 0.
+__device__ inline u32 spread_signs(u32 first, u32 second) {
+  u32 bytes;
+  asm("prmt.b32 %0, %1, %2, 0xFDB9;" : "=r"(bytes) : "r"(first), "r"(second));
+  return bytes;
+}
+
+// sum + the products of four bytes, signed by unsigned.
+__device__ inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
+  asm("dp4a.s32.u32 %0, %1, %2, %0;" : "+r"(sum) : "r"(signs), "r"(weights));
+  return sum;
 }

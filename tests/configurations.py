@@ -17,8 +17,8 @@ from binop.packing import word_count
 
 TILES = {
     "wide": mma_tile.WIDE,
-    "large": mma_tile.LARGE,
     "narrow": mma_tile.NARROW,
+    "shallow": mma_tile.SHALLOW,
     "medium": mma_tile.MEDIUM,
     "small": mma_tile.SMALL,
 }

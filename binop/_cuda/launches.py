@@ -42,10 +42,9 @@ WGMMA_SIZES = (
     "plane_bytes",
     "patch_columns", "patch_columns_inverse", "patch_rows", "patch_rows_inverse",
     "out_width_inverse", "out_height_inverse", "reach_rows", "reach_columns", "step_rows",
-    "step_columns", "skip_rows", "skip_columns",
-    "tap_rows", "tap_columns", "tap_rows_inverse", "tap_columns_inverse", "skip_images",
-    "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
-    "cut_first_columns", "cut_last_columns", "column_classes_inverse",
+    "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse",
+    "tap_columns_inverse", "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows",
+    "cut_last_rows", "cut_first_columns", "cut_last_columns", "column_classes_inverse",
 )  # fmt: skip
 # What conv_wgmma_rows takes after CONV_SIZES.
 WGMMA_ROWS_SIZES = (
@@ -60,13 +59,14 @@ WGMMA_ROWS_SIZES = (
 MMA_SIZES = (
     "pixels", "channel_tiles", "pixel_tiles", "walkers", "copy_words", "pixel_words",
     "filter_words", "patch_per_tap", "segments", "segment_entries", "tap_entries", "segment_step",
-    "padded_width", "padded_plane", "tap_rows_apart", "tap_columns_apart", "fold", "tap_chunks",
-    "folds", "stage_planes", "stages", "resident", "slots", "patch_bytes", "filter_bytes",
-    "row_classes", "column_classes", "first_row_class", "first_column_class", "common_class",
-    "by_plane", "by_width", "by_padded_plane", "by_padded_width", "by_dilation_rows",
-    "by_dilation_columns", "by_taps", "by_kernel_columns", "by_stage_planes", "by_folds",
-    "ring_at", "set_bits_at", "table_at", "spots_at", "rows_at", "taps_at", "chunks_at",
-    "channels_at", "scratch_at",
+    "padded_height", "padded_width", "padded_plane", "tap_rows_apart", "tap_columns_apart",
+    "thread_rows", "thread_columns", "fold", "tap_chunks", "folds", "stage_planes", "stages",
+    "resident", "slots", "patch_bytes", "filter_bytes", "row_classes",
+    "column_classes", "first_row_class", "first_column_class", "by_plane", "by_width",
+    "by_padded_plane", "by_padded_width", "by_dilation_rows", "by_dilation_columns", "by_taps",
+    "by_kernel_columns", "by_stage_planes", "by_folds", "ring_at", "set_bits_at", "sources_at",
+    "table_at", "tiles_at", "spots_at", "rows_at", "taps_at", "chunks_at", "channels_at",
+    "scratch_at",
 )  # fmt: skip
 # What conv_fused takes after CONV_SIZES.
 FUSED_SIZES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple, dataclass
 
 from binop._cuda.conv_call import ConvCall, out_pixels
@@ -13,24 +12,32 @@ from binop._cuda.mma_tile import Tile
 from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
-_STAGES_AHEAD = 2  # kStagesAhead of conv_mma.cu
+_STAGES_KEPT = 2  # one multiplied, one under way
+_TILES_KEPT = 2  # kTilesKept of conv_mma.cu
+_MAX_TAPS_OF_PAIRS = 2**15 - 2  # sums fit 16 bits
 _SYSTEM_BYTES = 1024  # of every block's shared memory
+_ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
 
 
-# For the estimate, in cycles of a multiprocessor. Measured on an H200: 6 a matrix product of a
-# quarter multiprocessor, and about 24 bytes from the second-level cache (all multiprocessors
-# together 5.5 TB/s). The others are judged: a step's loads before its first product; what a warp
-# does beside its products for a tile, for a stage, for each round of copies and for each output of
-# a thread (instructions that run once and wait for most of what they read); a launch with its
-# first loads.
+# For the estimate, in cycles of a multiprocessor. Measured by themselves on an H200: 6 a matrix
+# product of a quarter multiprocessor, and about 24 bytes from the second-level cache (all
+# multiprocessors together 5.5 TB/s). The others but _STEP were fitted to 46 times of 3x3 layers on
+# one H200 (2026-11-24; 64 to 1,024 channels, large batches, bits and bfloat16, tiles of 64 x 64,
+# 48 x 64 and 32 x 64 sums a warp): those of the tiles here are met to 11%, and the lowest estimate
+# of a layer is that of its lowest time.
 _PRODUCT = 6
 _CACHE_BYTES = 24
+# Shared by the blocks of a multiprocessor: an output of each of 128 lanes, with all else that is
+# done once a tile; of floats also their arithmetic and stores.
+_OUTPUT = 10
+_FLOAT = 12
+# What other blocks do not shorten: a stage's wait, barrier and first loads; an output of a thread.
+_STAGE = 1500
+_OUTPUT_WAIT = 8
+# A launch, its cold code, tables and first patches.
+_START = 18000
+# Judged: a step's loads, where a scheduler has too few warps to multiply meanwhile.
 _STEP = 80
-_TILE = 2000
-_STAGE = 400
-_COPY = 60
-_OUTPUT = 6
-_START = 5000
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,13 @@ class Candidate:
         return self.call.out == "bits" or (self.call.channels_last and out_per_group % 8 == 0)
 
     @property
+    def in_pairs(self) -> bool:
+        """Whether bits are decided two channels at a time (kernels/bit_pairs.cuh)."""
+        return self.call.out == "bits" and self.geometry.taps <= _MAX_TAPS_OF_PAIRS
+
+    @property
     def slots(self) -> int:
-        return min(1 + _STAGES_AHEAD, self.stages) if self.one_tile_each else 1 + _STAGES_AHEAD
+        return min(_STAGES_KEPT, self.stages) if self.one_tile_each else _STAGES_KEPT
 
     @property
     def patch_bytes(self) -> int:
@@ -100,9 +112,11 @@ class Candidate:
         return {
             "filters": self.stages * self.filter_bytes if self.resident else 0,
             "ring_at": self.slots * slot,
-            "set_bits_at": self.patch.entries * 4,
+            "set_bits_at": 2 * self.patch.entries * 4,
+            "sources_at": self.patch.entries * 4,
             "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
-            "spots_at": 2 * tile.pixels * 8,
+            "tiles_at": _TILES_KEPT * 4,
+            "spots_at": _TILES_KEPT * tile.pixels * 8,
             "rows_at": tile.pixels * tile.warps_across * 8,
             "taps_at": rows * columns * 4,
             "chunks_at": 2 * self.steps * 8,
@@ -115,7 +129,7 @@ class Candidate:
         places, end = {}, 0
         for name, size in self.regions().items():
             places[name] = end
-            end += divide_up(size, 16) * 16
+            end += divide_up(size, _ALIGNMENT) * _ALIGNMENT
         del places["filters"]
         return places, end
 
@@ -129,21 +143,29 @@ class Candidate:
         fitting = device.multiprocessor_shared_bytes // (shared_bytes + _SYSTEM_BYTES)
         return max(1, min(self.tile.blocks_per_multiprocessor, fitting))
 
+    def walkers(self, device: Device, shared_bytes: int) -> int:
+        """Blocks that share the tiles of the same channels."""
+        pixel_tiles, channel_tiles = self.tile_counts
+        slots = device.multiprocessors * self.resident_blocks(device, shared_bytes)
+        return min(pixel_tiles, max(1, slots // channel_tiles))
+
     def estimate(self, device: Device, shared_bytes: int) -> float:
         """Cycles, by the constants above."""
-        tiles = math.prod(self.tile_counts)
-        blocks = min(
-            self.resident_blocks(device, shared_bytes), divide_up(tiles, device.multiprocessors)
-        )
-        waves = divide_up(tiles, device.multiprocessors * blocks)
+        pixel_tiles, channel_tiles = self.tile_counts
+        walkers = self.walkers(device, shared_bytes)
+        blocks = divide_up(walkers * channel_tiles, device.multiprocessors)
+        tiles = divide_up(pixel_tiles, walkers)  # of a block, one after the other
+        outputs = self.tile.pixels * self.tile.channels
         steps = self.stages * self.steps
-        products = self.tile.products * steps * _PRODUCT / 4
+        products = max(
+            blocks * self.tile.products * steps * _PRODUCT / 4,
+            divide_up(steps, self.tile.warps_deep)
+            * (_STEP + self.tile.products / self.tile.warps * self.tile.warps_deep * _PRODUCT),
+        )
         copied = self.stages * (self.patch_bytes + (0 if self.resident else self.filter_bytes))
-        busy = blocks * max(products, copied / _CACHE_BYTES)
-        # What a block does one after the other; other blocks may fill its gaps.
-        in_turn = max(products, divide_up(steps, self.tile.warps_deep) * _STEP)
-        in_turn += _TILE + self.stages * _STAGE + copied / CHUNK_BYTES / self.tile.threads * _COPY
-        in_turn += self.tile.pixels * self.tile.channels / self.tile.threads * _OUTPUT
+        per_output = _OUTPUT if self.call.out == "bits" else _OUTPUT + _FLOAT
+        shared = products + blocks * (copied / _CACHE_BYTES + outputs / 128 * per_output)
+        in_turn = self.stages * _STAGE + outputs / self.tile.threads * _OUTPUT_WAIT
         # What must have come before the first product.
         first = blocks * self.filter_bytes * (self.stages if self.resident else 1)
-        return _START + first / _CACHE_BYTES + waves * max(busy, in_turn)
+        return _START + first / _CACHE_BYTES + tiles * (shared + in_turn)

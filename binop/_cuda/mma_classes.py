@@ -51,17 +51,12 @@ def class_sizes(geometry: Conv2dGeometry, call: ConvCall) -> dict[str, int]:
             "column_classes": 1,
             "first_row_class": rows,
             "first_column_class": columns,
-            "common_class": 0,
         }
     (row, last_row), (column, last_column) = (_classes(geometry, axis) for axis in (0, 1))
     rows, columns = last_row - row + 1, last_column - column + 1
-    # That of the pixels with all taps inside, where there are any.
-    inside_row = min(max(geometry.kernel[0], row), last_row) - row
-    inside_column = min(max(geometry.kernel[1], column), last_column) - column
     return {
         "row_classes": rows,
         "column_classes": columns,
         "first_row_class": row,
         "first_column_class": column,
-        "common_class": inside_row * columns + inside_column,
     }

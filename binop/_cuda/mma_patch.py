@@ -96,7 +96,7 @@ def choose_patch(geometry: Conv2dGeometry, pixels: int) -> Patch:
     return min(candidates, key=lambda patch: patch.entries)
 
 
-def patch_sizes(geometry: Conv2dGeometry, patch: Patch) -> dict[str, int]:
+def patch_sizes(geometry: Conv2dGeometry, patch: Patch, threads: int) -> dict[str, int]:
     rows, columns = padded_size(geometry)
     return {
         "patch_per_tap": int(patch.per_tap),
@@ -104,10 +104,13 @@ def patch_sizes(geometry: Conv2dGeometry, patch: Patch) -> dict[str, int]:
         "segment_entries": patch.segment_entries,
         "tap_entries": patch.tap_entries,
         "segment_step": patch.segment_step,
+        "padded_height": rows,
         "padded_width": columns,
         "padded_plane": rows * columns,
         "tap_rows_apart": patch.tap_rows_apart,
         "tap_columns_apart": patch.tap_columns_apart,
+        "thread_rows": threads // columns,
+        "thread_columns": threads % columns,
         "fold": patch.fold,
         "by_plane": reciprocal(geometry.out_height * geometry.out_width),
         "by_width": reciprocal(geometry.out_width),

@@ -36,7 +36,9 @@ class Tile:
     @property
     def blocks_per_multiprocessor(self) -> int:
         """As kBlocks of conv_mma.cu: what the registers allow."""
-        return 256 // self.threads if self.warp_pixels * self.warp_channels >= 64 * 64 else 4
+        sums = self.warp_pixels * self.warp_channels
+        warps_of_scheduler = 2 if sums == 64 * 64 else 4
+        return warps_of_scheduler * 128 // self.threads
 
     @property
     def products(self) -> int:
@@ -44,12 +46,12 @@ class Tile:
         return self.pixels // 16 * (self.channels // 8)
 
 
-WIDE = Tile(64, 64, 4, 2)  # fewest bytes of filters a pixel, where these do not stay
-LARGE = Tile(64, 64, 2, 2)  # two blocks a multiprocessor: one stores while the other multiplies
+WIDE = Tile(64, 64, 4, 2)  # fewest loads a product, and bytes a pixel
 NARROW = Tile(64, 64, 4, 1)  # 64 channels
+SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
-TILES = (WIDE, LARGE, NARROW, MEDIUM, SMALL)
+TILES = (WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
 
 # 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
 # 8-bit ones, which takes registers that the large tiles do not have.
@@ -58,7 +60,7 @@ FIRST_EMULATED = (10, 0)
 EMULATED_TILES = (MEDIUM, SMALL)
 
 
-def mma_kernel(out: str, tile: Tile, rows: bool = True) -> Kernel:
+def mma_kernel(out: str, tile: Tile, rows: bool = True, pairs: bool = False) -> Kernel:
     return Kernel(
         "conv_mma.cu",
         (
@@ -69,5 +71,6 @@ def mma_kernel(out: str, tile: Tile, rows: bool = True) -> Kernel:
             ("WARPS_N", tile.warps_across),
             ("WARPS_K", tile.warps_deep),
             ("ROWS", int(rows)),
+            ("PAIRS", int(pairs)),
         ),
     )

@@ -120,8 +120,7 @@ def plan_mma(
 def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) -> Launch:
     geometry, call, tile = candidate.geometry, candidate.call, candidate.tile
     pixel_tiles, channel_tiles = candidate.tile_counts
-    slots = device.multiprocessors * candidate.resident_blocks(device, shared_bytes)
-    walkers = min(pixel_tiles, max(1, slots // channel_tiles))
+    walkers = candidate.walkers(device, shared_bytes)
     group_words = word_count(geometry.group_channels)
     sizes = {
         "pixels": out_pixels(geometry),
@@ -146,12 +145,12 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "by_stage_planes": reciprocal(candidate.stage_planes),
         "by_folds": reciprocal(candidate.folds),
     }
-    sizes |= patch_sizes(geometry, candidate.patch)
+    sizes |= patch_sizes(geometry, candidate.patch, tile.threads)
     sizes |= class_sizes(geometry, call)
     sizes |= candidate.places()[0]
     kept = "filters stay in shared memory" if candidate.resident else "filters come in stages"
     return Launch(
-        mma_kernel(call.out, tile, candidate.has_rows),
+        mma_kernel(call.out, tile, candidate.has_rows, candidate.in_pairs),
         walkers * channel_tiles,
         tile.threads,
         shared_bytes,

@@ -60,7 +60,9 @@ def kernels() -> Iterator[Kernel]:
 
 
 def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
-    return [mma_kernel(out, tile, rows) for rows in ((True,) if out == "bits" else (True, False))]
+    if out == "bits":
+        return [mma_kernel(out, tile, pairs=pairs) for pairs in (True, False)]
+    return [mma_kernel(out, tile, rows) for rows in (True, False)]
 
 
 def _wgmma_kernels() -> Iterator[Kernel]:

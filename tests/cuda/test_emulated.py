@@ -26,7 +26,7 @@ from configurations import (
 )
 from emulator import emulated_ops
 
-from binop._cuda.launches import CONV_SIZES, WGMMA_SIZES, Device, Launch
+from binop._cuda.launches import CONV_SIZES, MMA_SIZES, WGMMA_SIZES, Device, Launch
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
@@ -69,7 +69,7 @@ def _every_other(first: int) -> list[tuple[int, Case]]:
     return list(enumerate(TILED))[first::2]
 
 
-@pytest.mark.parametrize("tile", ["large", "small"])
+@pytest.mark.parametrize("tile", ["wide", "shallow", "small"])
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
 def test_conv_mma(
     hopper: ModuleType,
@@ -85,6 +85,49 @@ def test_conv_mma(
         if can_pack(case):
             _check_threshold(hopper, case, seed)
     assert {launch.kernel.source for launch in launched} > {"conv_mma.cu", "pack.cu"}
+
+
+@pytest.mark.parametrize("tile", ["wide", "medium"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
+def test_blocks_of_conv_mma_walk_over_tiles(
+    build: Path,
+    launched: list[Launch],
+    monkeypatch: pytest.MonkeyPatch,
+    tile: str,
+    resident: bool,
+) -> None:
+    """Tiles of one stage and of several, on a device that is given several tiles a block."""
+    force_tile(monkeypatch, tile, resident=resident)
+    device = _DEVICES["small hopper"]
+    with emulated_ops(device, build, launched) as ops:
+        for channels in (128, 384):
+            case = Case("walk", channels, 72, h=19, w=23, n=4)
+            _check_float(ops, case)
+            _check_threshold(ops, case, channels)
+    convolutions = [launch for launch in launched if launch.kernel.source == "conv_mma.cu"]
+    assert len(convolutions) == 4
+    for launch in convolutions:
+        size = dict(zip(CONV_SIZES + MMA_SIZES, launch.sizes, strict=True))
+        assert size["pixel_tiles"] > 2 * size["walkers"]
+
+
+@pytest.mark.parametrize("channels", [3640, 3641])
+def test_conv_mma_of_sums_around_16_bits(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    """Every bit set and thresholds at the ends: what a half may hold, and more."""
+    force_tile(monkeypatch, "medium", resident=False)
+    case = Case("deep-bits", channels, 32, h=3, w=3, n=1, padding=(0, 0))
+    taps = 9 * channels
+    for fill in (-1, 0):
+        x, weight = (torch.full_like(each, fill) for each in packed_operands(case))
+        threshold = torch.tensor([-taps, -taps + 1, 0, taps - 1, taps, taps + 1], dtype=torch.int32)
+        threshold = threshold.repeat(6)[: case.o]
+        arguments = (x, weight, case.c, threshold, torch.rand(case.o) < 0.5)
+        got = hopper.binary_conv2d_threshold(*arguments, **case.options)
+        assert_same_bits(got, _reference.binary_conv2d_threshold(*arguments, **case.options))
+    pairs = [dict(launch.kernel.macros)["PAIRS"] for launch in launched]
+    assert pairs == [int(taps < 2**15)] * 2
 
 
 @pytest.mark.parametrize("tile", list(WGMMA_TILES))

@@ -54,22 +54,24 @@ def image(shape: tuple[int, ...], layout: str = "contiguous", element: str = "bf
 @pytest.mark.parametrize(
     ("channels", "size", "out_channels"), [(128, 28, 128), (256, 14, 256), (512, 7, 512)]
 )
-def test_large_layers_get_warps_of_64_by_64_and_keep_their_filters(
+def test_large_layers_get_warps_of_64_channels_and_keep_their_filters(
     channels: int, size: int, out_channels: int
 ) -> None:
     launch = plan(layer(channels, size, out_channels), CALL, AMPERE_OF_H200_SIZE)
-    assert (tile(launch).warp_pixels, tile(launch).warp_channels) == (64, 64)
+    assert tile(launch).warp_pixels >= 32
+    assert tile(launch).warp_channels == 64
     assert tile(launch).warps_deep == 1
     assert sizes(launch)["resident"] == 1
     assert sizes(launch)["copy_words"] == 4
     assert launch is not None
     assert launch.blocks % sizes(launch)["channel_tiles"] == 0
-    assert launch.blocks <= 2 * AMPERE_OF_H200_SIZE.multiprocessors
+    at_once = tile(launch).blocks_per_multiprocessor * AMPERE_OF_H200_SIZE.multiprocessors
+    assert launch.blocks <= at_once
     assert launch.shared_bytes <= AMPERE_OF_H200_SIZE.block_shared_bytes
 
 
-def test_few_channels_get_the_narrow_tile() -> None:
-    assert tile(plan(layer(64, 56, 64), CALL, AMPERE_OF_H200_SIZE)) == mma_tile.NARROW
+def test_few_channels_get_a_narrow_tile() -> None:
+    assert tile(plan(layer(64, 56, 64), CALL, AMPERE_OF_H200_SIZE)).channels == 64
 
 
 def test_one_image_gets_many_blocks_whose_warps_split_the_depth() -> None:

@@ -104,7 +104,6 @@ def test_classes_of_pixels_are_numbered_without_gaps_at_the_ends(geometry: Conv2
             found.add(number - size[f"first_{name}_class"])
         assert found <= set(range(size[f"{name}_classes"]))
         assert {0, size[f"{name}_classes"] - 1} <= found
-    assert 0 <= size["common_class"] < size["row_classes"] * size["column_classes"]
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(1, 2**31 - 1))

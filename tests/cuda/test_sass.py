@@ -79,8 +79,9 @@ _CHOSEN = [
     Kernel("conv_simt.cu", (("OUT", "bits"),)),
     Kernel("conv_simt.cu", (("OUT", "bfloat16"),)),
     MMA_PEAK,
-    mma_kernel("bfloat16", mma_tile.LARGE),
-    mma_kernel("bits", mma_tile.WIDE),
+    mma_kernel("bfloat16", mma_tile.WIDE),
+    mma_kernel("bits", mma_tile.NARROW, pairs=True),
+    mma_kernel("bits", mma_tile.SHALLOW, pairs=True),
     mma_kernel("float32", mma_tile.NARROW),
     mma_kernel("bits", mma_tile.MEDIUM),
     mma_kernel("float16", mma_tile.SMALL, rows=False),
@@ -193,7 +194,7 @@ def test_peaks_are_loops_of_products_alone(
     assert products[-1] - products[0] <= count  # one instruction more: it counts the rounds
 
 
-@pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.LARGE, mma_tile.NARROW])
+@pytest.mark.parametrize("tile", [mma_tile.WIDE, mma_tile.NARROW])
 def test_little_stands_between_the_products(tile: mma_tile.Tile, machine_code: MachineCode) -> None:
     """A product takes 6 cycles (H200): all else in the loop must fit beside 32 of them."""
     code, _ = machine_code(mma_kernel("bits", tile), "sm_90a")

@@ -134,11 +134,6 @@ inline void load_pair(u32& first, u32& second, u32 address) {
   memcpy(&second, emulated::shared_memory + address + 4, 4);
 }
 
-inline uint4 load_chunk(u32 address) {
-  emulated::check_shared(address, 16);
-  return *reinterpret_cast<const uint4*>(emulated::shared_memory + address);
-}
-
 inline float4 load_floats(u32 address) {
   emulated::check_shared(address, 16);
   return *reinterpret_cast<const float4*>(emulated::shared_memory + address);
@@ -162,25 +157,6 @@ inline void fill_shared(u32 address, u32 word) {
 inline int count_bits(u32 word) { return __popc(word); }
 
 inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-
-inline u32 pair_of(int first, int second) {
-  return static_cast<u32>(second) * 0x10000u + static_cast<u32>(first);
-}
-
-inline u32 spread_signs(u32 first, u32 second) {
-  const u32 halves[4] = {first & 0xFFFFu, first >> 16, second & 0xFFFFu, second >> 16};
-  u32 bytes = 0;
-  for (int i = 0; i < 4; ++i) bytes |= (halves[i] >> 15 ? 0xFFu : 0u) << 8 * i;
-  return bytes;
-}
-
-inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
-  for (int i = 0; i < 4; ++i) {
-    const int sign = static_cast<signed char>(signs >> 8 * i & 0xFFu);
-    sum += static_cast<u32>(sign * static_cast<int>(weights >> 8 * i & 0xFFu));
-  }
-  return sum;
-}
 
 template <class Out>
 u32 below_zero(u32 pair) {

@@ -46,6 +46,11 @@ inline u32 load_shared(u32 address) {
   return value;
 }
 
+inline uint4 load_chunk(u32 address) {
+  emulated::check_shared(address, 16);
+  return *reinterpret_cast<const uint4*>(emulated::shared_memory + address);
+}
+
 inline u32 shared_address(const void* pointer) {
   return static_cast<const unsigned char*>(pointer) - emulated::shared_memory;
 }
@@ -75,4 +80,23 @@ inline void multiply_bits(int (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
       sums[i] += __popc(static_cast<u32>(of_a & of_b));
     }
   }
+}
+
+inline u32 pair_of(int first, int second) {
+  return static_cast<u32>(second) * 0x10000u + static_cast<u32>(first);
+}
+
+inline u32 spread_signs(u32 first, u32 second) {
+  const u32 halves[4] = {first & 0xFFFFu, first >> 16, second & 0xFFFFu, second >> 16};
+  u32 bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= (halves[i] >> 15 ? 0xFFu : 0u) << 8 * i;
+  return bytes;
+}
+
+inline u32 add_signs(u32 sum, u32 signs, u32 weights) {
+  for (int i = 0; i < 4; ++i) {
+    const int sign = static_cast<signed char>(signs >> 8 * i & 0xFFu);
+    sum += static_cast<u32>(sign * static_cast<int>(weights >> 8 * i & 0xFFu));
+  }
+  return sum;
 }
