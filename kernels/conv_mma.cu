@@ -42,15 +42,6 @@ struct Walk {
   }
 };
 
-// Where a block has two warps of each scheduler, the second starts the next tile's copies after its
-// products, so that they run beside the first's copies. Barriers leave warps no other way to part,
-// while blocks do by themselves. (Within a tile copies are few, and would arrive too late.)
-constexpr bool kSchedulerShares = kThreads == 256;
-
-__device__ inline bool copies_last(const Walk& ahead) {
-  return kSchedulerShares && threadIdx.x >= kThreads / 2 && ahead.stage == 0;
-}
-
 struct Kept {
   Spot* spots;
   int* entries;  // of the patch
@@ -147,21 +138,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       count_set_bits(a, *kept.entries, now.stage, patch, set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
-    // A loop, as each part shall be there once.
-    bool copies = !started || !copies_last(ahead);
-#pragma unroll(kSchedulerShares ? 1 : 2)
-    for (int part = 0; part < 2; ++part, copies = !copies) {
-      if (copies) {
-        load_stage(a, block, ahead, dynamic);
-      } else if (started) {
-        if (starts) {
-          operands.enter(kept.spots, warp);
-          clear(sums);
-        }
-        multiply_stage(sums, operands, warp, shared_address(patch),
-                       shared_address(now.filters(a, dynamic)), step_count(a));
-      }
-    }
+    load_stage(a, block, ahead, dynamic);
     if (!started) {
       build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
                   at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
@@ -169,6 +146,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       continue;
     }
 
+    if (starts) {
+      operands.enter(kept.spots, warp);
+      clear(sums);
+    }
+    multiply_stage(sums, operands, warp, shared_address(patch),
+                   shared_address(now.filters(a, dynamic)), step_count(a));
     const int first_pixel = now.tile * kTileM;
     now.advance(a);
     if (now.stage != 0) continue;
