@@ -86,8 +86,10 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
+// Until at most Pending of the committed groups are unfinished.
+template <int Pending = 0>
 __device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
 }
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.

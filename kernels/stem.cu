@@ -9,7 +9,7 @@
 #include "stem_patch.cuh"
 #include "stem_store.cuh"
 
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
+extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
     stem(const __grid_constant__ StemArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const int groups = static_cast<int>(a.channel_groups);
@@ -23,7 +23,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     write_constants(a, channels.first + i * kTileChannels,
                     dynamic + kTilesAt + i * kTileBytes + kFilterBytes);
   }
+  __syncthreads();
   arrange_filters(a, channels, dynamic + kTilesAt);
+#if WIDE
+  publish_to_products();
+#endif
 
 #pragma unroll 1
   for (int index = block / groups; index < a.tiles; index += static_cast<int>(a.walkers)) {
@@ -32,14 +36,18 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     load_patch(a, Tile::at(a, index), dynamic);
     __syncthreads();
 #pragma unroll 1
-    for (int i = 0; i == 0 || i < channels.count; ++i) {  // (There is one.)
-      const u32 filters = shared + kTilesAt + i * kTileBytes;
-      Sums sums = {};
-      multiply(sums, shared, filters);
-      hold();
-      keep(index);
-      store(a, sums, Tile::at(a, index), channels.first + i * kTileChannels,
-            filters + kFilterBytes);
+    for (int pass = 0; pass < kWarpRows / kPassRows; ++pass) {
+      Products products = Products::of(shared, pass);
+#pragma unroll 1
+      for (int i = 0; i == 0 || i < channels.count; ++i) {  // (There is one.)
+        const u32 filters = shared + kTilesAt + i * kTileBytes;
+        Sums sums;
+        products.multiply(sums, filters);
+        hold();
+        keep(index);
+        store(a, sums, Tile::at(a, index), pass, channels.first + i * kTileChannels,
+              filters + kFilterBytes);
+      }
     }
   }
 }

@@ -109,7 +109,10 @@ inline void publish_to_products() {}
 inline void order_before_copies() {}
 inline void begin_products() {}
 inline void commit_products() {}
-inline void wait_products() { emulated::sync_warpgroup(); }
+template <int Pending = 0>
+inline void wait_products() {
+  emulated::sync_warpgroup();
+}
 
 inline void keep(int&) {}
 inline void keep(const void*&) {}

@@ -1,0 +1,62 @@
+// Comparisons of two 16-bit floats in one word: halves of all ones where they hold. NaN is neither
+// at least nor at most anything.
+#pragma once
+
+#include "types.cuh"
+
+#define COMPARE(RELATION, TYPE) \
+  asm("set." RELATION ".u32." TYPE " %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(bounds))
+#define COMPARE_FLOATS(RELATION)                                                               \
+  u32 high;                                                                                    \
+  asm("set." RELATION ".u32.f32 %0, %1, %2;"                                                   \
+      : "=r"(halves)                                                                           \
+      : "f"(__uint_as_float(pair << 16)), "f"(__uint_as_float(bounds << 16)));                 \
+  asm("set." RELATION ".u32.f32 %0, %1, %2;"                                                   \
+      : "=r"(high)                                                                             \
+      : "f"(__uint_as_float(pair & 0xFFFF0000u)), "f"(__uint_as_float(bounds & 0xFFFF0000u))); \
+  halves = __byte_perm(halves, high, 0x5410)
+
+template <class Element>
+__device__ u32 at_least(u32 pair, u32 bounds);
+template <class Element>
+__device__ u32 at_most(u32 pair, u32 bounds);
+
+template <>
+__device__ inline u32 at_least<float16>(u32 pair, u32 bounds) {
+  u32 halves;
+  COMPARE("ge", "f16x2");
+  return halves;
+}
+
+template <>
+__device__ inline u32 at_most<float16>(u32 pair, u32 bounds) {
+  u32 halves;
+  COMPARE("le", "f16x2");
+  return halves;
+}
+
+// (Before sm_90 bfloat16 is compared as float32.)
+template <>
+__device__ inline u32 at_least<bfloat16>(u32 pair, u32 bounds) {
+  u32 halves;
+#if __CUDA_ARCH__ >= 900
+  COMPARE("ge", "bf16x2");
+#else
+  COMPARE_FLOATS("ge");
+#endif
+  return halves;
+}
+
+template <>
+__device__ inline u32 at_most<bfloat16>(u32 pair, u32 bounds) {
+  u32 halves;
+#if __CUDA_ARCH__ >= 900
+  COMPARE("le", "bf16x2");
+#else
+  COMPARE_FLOATS("le");
+#endif
+  return halves;
+}
+
+#undef COMPARE
+#undef COMPARE_FLOATS
