@@ -1,20 +1,21 @@
-// Comparisons of two 16-bit floats in one word: halves of all ones where they hold. NaN is neither
-// at least nor at most anything.
+// Comparisons of two 16-bit floats in one word: 1.0 in the halves where they hold, else 0.0. NaN is
+// neither at least nor at most anything.
 #pragma once
 
 #include "types.cuh"
 
 #define COMPARE(RELATION, TYPE) \
-  asm("set." RELATION ".u32." TYPE " %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(bounds))
+  asm("set." RELATION "." TYPE "." TYPE " %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(bounds))
+// (The upper half of 1.0f is that of bfloat16.)
 #define COMPARE_FLOATS(RELATION)                                                               \
   u32 high;                                                                                    \
-  asm("set." RELATION ".u32.f32 %0, %1, %2;"                                                   \
+  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                                   \
       : "=r"(halves)                                                                           \
       : "f"(__uint_as_float(pair << 16)), "f"(__uint_as_float(bounds << 16)));                 \
-  asm("set." RELATION ".u32.f32 %0, %1, %2;"                                                   \
+  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                                   \
       : "=r"(high)                                                                             \
       : "f"(__uint_as_float(pair & 0xFFFF0000u)), "f"(__uint_as_float(bounds & 0xFFFF0000u))); \
-  halves = __byte_perm(halves, high, 0x5410)
+  halves = __byte_perm(halves, high, 0x7632)
 
 template <class Element>
 __device__ u32 at_least(u32 pair, u32 bounds);

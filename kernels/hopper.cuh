@@ -151,6 +151,14 @@ __device__ inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
                : "l"(to), "r"(x), "r"(y), "r"(z), "r"(w));
 }
 
+__device__ inline void store_vector_if(bool exists, void* to, u32 x, u32 y, u32 z, u32 w) {
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %0, 0;\n\t"
+      "@p st.global.v4.u32 [%1], {%2, %3, %4, %5};\n\t}"
+      :
+      : "r"(static_cast<int>(exists)), "l"(to), "r"(x), "r"(y), "r"(z), "r"(w));
+}
+
 // 16 bytes.
 __device__ inline void fill_shared(u32 address, u32 word) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" : : "r"(address), "r"(word) : "memory");

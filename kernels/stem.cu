@@ -29,25 +29,38 @@ extern "C" __global__ void __launch_bounds__(kThreads, BLOCKS)
   publish_to_products();
 #endif
 
+  LaneOutput output;
+  Places places;
+  if (kRegistersLeft) {
+    output = LaneOutput::of(a, channels.first);
+    places = Places::of(shared);
+  }
+
 #pragma unroll 1
   for (int index = block / groups; index < a.tiles; index += static_cast<int>(a.walkers)) {
     keep(index);      // What follows from it is computed again where it is needed.
     __syncthreads();  // the patch before has been read
     load_patch(a, Tile::at(a, index), dynamic);
     __syncthreads();
+    if (kRegistersLeft) output.move_to(a, Tile::at(a, index));
 #pragma unroll 1
     for (int pass = 0; pass < kWarpRows / kPassRows; ++pass) {
-      Products products = Products::of(shared, pass);
+      if (!kRegistersLeft) places = Places::of(shared);
+      Products products = Products::of(places.of_pass(pass));
 #pragma unroll 1
       for (int i = 0; i == 0 || i < channels.count; ++i) {  // (There is one.)
         const u32 filters = shared + kTilesAt + i * kTileBytes;
         Sums sums;
         products.multiply(sums, filters);
         hold();
-        keep(index);
-        store(a, sums, Tile::at(a, index), pass, channels.first + i * kTileChannels,
-              filters + kFilterBytes);
+        if (!kRegistersLeft) {
+          keep(index);
+          output = LaneOutput::of(a, channels.first);
+          output.move_to(a, Tile::at(a, index));
+        }
+        store(output, sums, i * kTileChannels, filters + kFilterBytes);
       }
+      output.next_pass();
     }
   }
 }

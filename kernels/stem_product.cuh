@@ -17,25 +17,22 @@
 constexpr int kNextRow = STRIDE_ROWS * kPitchBytes;
 constexpr int kNextEight = 8 * 2 * kPixelElements;
 
-// Where the pixel lane / 4 of a pass's first row starts in the patch, and what the others are
-// further.
-__device__ inline u32 first_pixel(u32 patch, int pass) {
-  const int thread = thread_index();
-  const int pixel = thread % 32 / 4;
-  const int row = thread / 32 * kWarpRows + pass * kPassRows;
-  const int element = pixel * kPixelElements;
-  const bool moved = kTwoCopies && element % 2 == 1;
-  return patch + row * kNextRow + 2 * element + (moved ? kCopyBytes - 2 : 0);
-}
-
-// Where this lane finds its pixels' words of a step.
+// Where this lane finds its pixels' words of a step: from the pixel lane / 4 of its warp's first row
+// on, by the table.
 struct Places {
   u32 pixel;
   u32 table;
 
-  static __device__ Places of(u32 patch, int pass) {
-    return {first_pixel(patch, pass), patch + kTableAt + thread_index() % 4 * 8};
+  static __device__ Places of(u32 patch) {
+    const int thread = thread_index();
+    const int element = thread % 32 / 4 * kPixelElements;
+    const bool moved = kTwoCopies && element % 2 == 1;
+    const int row = thread / 32 * kWarpRows;
+    return {patch + row * kNextRow + 2 * element + (moved ? kCopyBytes - 2 : 0),
+            patch + kTableAt + thread % 4 * 8};
   }
+
+  __device__ Places of_pass(int pass) const { return {pixel + pass * kPassRows * kNextRow, table}; }
 };
 
 // This lane's words of a step, of every row.
@@ -84,13 +81,13 @@ struct Products {
   Places places;
   Fragments fragments[2];  // of steps in turn
 
-  static __device__ Products of(u32 patch, int pass) {
+  static __device__ Products of(const Places& places) {
     Products products;
-    products.places = Places::of(patch, pass);
+    products.places = places;
     if (kOnce) {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
-        products.fragments[step].load(products.places, step);
+        products.fragments[step].load(places, step);
       }
     }
     return products;
@@ -125,7 +122,7 @@ struct Products {
 struct Products {
   Places places;
 
-  static __device__ Products of(u32 patch, int pass) { return {Places::of(patch, pass)}; }
+  static __device__ Products of(const Places& places) { return {places}; }
 
   template <bool Masked>
   __device__ void multiply_step(Sums& sums, u32 filters, int step) const {

@@ -1,33 +1,75 @@
 // Sums -> output, channel by channel: y = sum + bias, rounded; then BatchNorm and ReLU, or bits.
 #pragma once
 
-#include "byte_exchange.cuh"
 #include "compare_pairs.cuh"
 #include "stem_filters.cuh"
 #include "stem_product.cuh"
-
-// What a lane knows of the pixels of its warp's first row of a pass.
-struct Pixels {
-  i64 first;    // the output pixel lane / 4 of that row
-  int rows;     // that exist
-  int columns;  // that exist, from that pixel on
-
-  static __device__ Pixels of(const StemArguments& a, const Tile& tile, int pass) {
-    const int thread = thread_index();
-    const int row = tile.row + thread / 32 * kWarpRows + pass * kPassRows;
-    const int column = tile.column + thread % 32 / 4;
-    return {(static_cast<i64>(tile.image) * a.out_height + row) * a.out_width + column,
-            static_cast<int>(a.out_height) - row, static_cast<int>(a.out_width) - column};
-  }
-
-  __device__ bool exist(int m, int half) const { return m < rows && half * 8 < columns; }
-};
+// (After the sizes.)
+#include "multiply_half.cuh"
 
 __device__ inline int lane_channel() { return thread_index() % 4 * kLaneChannels; }
 
 // A barrier for the compiler, which otherwise begins steps before those before them have ended,
 // until it has no registers left.
 __device__ inline void hold() { __syncwarp(); }
+
+// What this lane stores, of a pass: 16 bytes of channels of the pixels lane / 4 and that + 8 of its
+// rows, or a word of bits of one of these.
+struct LaneOutput {
+#if PACKED
+  using Type = u32;
+  static constexpr int kPixels = 1;
+#else
+  using Type = Bits;
+  static constexpr int kPixels = 2;
+#endif
+
+  int column;           // the first pixel's, in its tile
+  int channels;         // that exist from this lane's first one on
+  Type* all;            // of the whole output's first pixel, this lane's
+  Type* first;          // of its pixel in the pass's first row
+  i64 next_row;         // values of all channels, from row to row
+  int next_eight;       // from a pixel to its eighth next one
+  int rows;             // of pixels that exist, from the pass's first one on
+  bool exists[kPixels];  // pixels, in rows that exist
+
+  static __device__ LaneOutput of(const StemArguments& a, int first_channel) {
+    const int lane = thread_index() % 32;
+    LaneOutput output;
+#if PACKED
+    const int values = static_cast<int>((a.out_channels + kWordBits - 1) / kWordBits);
+    const int channel = first_channel + lane % kTileWords * kWordBits;
+    const int value = channel / kWordBits;
+    output.column = lane / 4 + lane % 4 / kTileWords * 8;
+#else
+    const int values = static_cast<int>(a.out_channels);
+    const int channel = first_channel + lane_channel();
+    const int value = channel;
+    output.column = lane / 4;
+#endif
+    output.channels = static_cast<int>(a.out_channels) - channel;
+    output.all = static_cast<Type*>(a.out) + output.column * static_cast<i64>(values) + value;
+    output.next_row = a.out_width * values;
+    output.next_eight = 8 * values;
+    return output;
+  }
+
+  __device__ void move_to(const StemArguments& a, const Tile& tile) {
+    const int row = tile.row + thread_index() / 32 * kWarpRows;
+    const i64 rows_before = tile.image * a.out_height + row;
+    first = all + rows_before * next_row + tile.column * (next_eight / 8);
+    rows = static_cast<int>(a.out_height) - row;
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+      exists[i] = tile.column + column + 8 * i < static_cast<int>(a.out_width);
+    }
+  }
+
+  __device__ void next_pass() {
+    first += kPassRows * next_row;
+    rows -= kPassRows;
+  }
+};
 
 // Of this lane's channels of a word.
 __device__ inline void load_constants(float (&loaded)[kLaneChannels], u32 constants, int row,
@@ -121,60 +163,94 @@ __device__ inline void write_constants(const StemArguments& a, int first, u8* co
   if (threadIdx.x % 32 == 0) *reinterpret_cast<u32*>(constants + kOthers * kConstantBytes) = any;
 }
 
-// Bits of values that compare so with the bounds from an address on: byte i is of word i % 2 of
-// pixel i / 2. Channels are decided in pairs, the even ones in the lower halves of words.
+// Words of bits come from products: pairs of ones and zeros, as the sums lie, are rows of 16
+// channels, and a column of what they are multiplied with has powers of two, so that it is half a
+// word: column n of half n % 4 of a pixel's two words. (So lanes 0 and 1 of four have both words of
+// the pixel lane / 4, and lanes 2 and 3 of that + 8.)
+struct BitValues {
+  u32 values[2];  // of this lane's first two channels, in the columns of words 0 and 1
+
+  static __device__ BitValues of(int lane) {
+    // Channel c of a word is the 2 * (c % 8 / 2) + c % 2 ... of lane c / 8 of four.
+    const int exponent = lane % 2 * 8;
+    const u32 low = ELEMENT::kOne + (exponent << ELEMENT::kFractionBits);
+    const u32 pair = low | (low + (1 << ELEMENT::kFractionBits)) << 16;
+    const int column = lane / 4 % 4;
+    BitValues made;
+#pragma unroll
+    for (int word = 0; word < kTileWords; ++word) {
+      made.values[word] = column == 2 * word + lane % 4 / 2 ? pair : 0u;
+    }
+    return made;
+  }
+
+  // Of two channels further on, `pairs` times.
+  __device__ u32 at(int word, int pairs) const {
+    constexpr u32 kNext = 0x20002u << ELEMENT::kFractionBits;
+    return values[word] == 0u ? 0u : values[word] + pairs * kNext;
+  }
+};
+
+// Words of the values that compare so with the bounds from an address on.
 template <class Compare>
-__device__ inline void decide(u32 (&bytes)[kPassRows], Sums& sums, u32 bounds, Compare compare) {
-  u32 decided[kPassRows][2] = {};
+__device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds, Compare compare) {
+  const int lane = thread_index() % 32;
+  const BitValues bits = BitValues::of(lane);
+  // An integer below 2^16 is the lower half of its sum with this.
+  constexpr float kIntegers = 8388608.0f;
+  float halves[kPassRows][4];
+#pragma unroll
+  for (int m = 0; m < kPassRows; ++m) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) halves[m][i] = kIntegers;
+  }
 #pragma unroll
   for (int word = 0; word < kTileWords; ++word) {
     hold();
     const uint4 loaded = load_chunk(bounds + 2 * (word * kWordBits + lane_channel()));
     const u32 of_pair[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
 #pragma unroll
-    for (int m = 0; m < kPassRows; ++m) {
+    for (int i = 0; i < 4; i += 2) {
+      const u32 first = bits.at(word, i);
+      const u32 second = bits.at(word, i + 1);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+      for (int m = 0; m < kPassRows; ++m) {
+        u32 ones[4];
 #pragma unroll
-        for (int i = 0; i < kLaneChannels; i += 2) {
-          const u32 places = 0x20001u << (8 * word + i);
-          decided[m][half] |= compare(rounded_pair(sums, m, half, word, i), of_pair[i / 2]) & places;
+        for (int j = 0; j < 4; ++j) {
+          const int pair = i + j / 2;
+          ones[j] = compare(rounded_pair(sums, m, j % 2, word, 2 * pair), of_pair[pair]);
         }
+        multiply_half<ELEMENT>(halves[m], ones, first, second);
       }
     }
   }
+  const int second = lane % 4 / kTileWords * 2;
 #pragma unroll
   for (int m = 0; m < kPassRows; ++m) {
-    bytes[m] = __byte_perm(decided[m][0], decided[m][1], 0x5410) |
-               __byte_perm(decided[m][0], decided[m][1], 0x7632);
+    const float low = second == 0 ? halves[m][0] : halves[m][2];
+    const float high = second == 0 ? halves[m][1] : halves[m][3];
+    words[m] = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x5410);
   }
 }
 
-__device__ inline void store(const StemArguments& a, Sums& sums, const Tile& tile, int pass,
-                             int first_channel, u32 constants) {
+// Of channels from this one of the block's on.
+__device__ inline void store(const LaneOutput& output, Sums& sums, int channel, u32 constants) {
   if (BIAS) add_bias(sums, constants);
   const u32 bounds = constants + kBounds * kConstantBytes;
-  u32 bytes[kPassRows];
-  decide(bytes, sums, bounds, at_least<ELEMENT>);
+  u32 words[kPassRows];
+  decide(words, sums, bounds, at_least<ELEMENT>);
   if (load_shared(constants + kOthers * kConstantBytes) != 0) {
     u32 within[kPassRows];
     decide(within, sums, bounds + 2 * kTileChannels, at_most<ELEMENT>);
 #pragma unroll
-    for (int m = 0; m < kPassRows; ++m) bytes[m] &= within[m];
+    for (int m = 0; m < kPassRows; ++m) words[m] &= within[m];
   }
-  // After the exchange, lane i of four has that word.
-  const int lane = thread_index() % 4;
-  const int half = lane / kTileWords;
-  const int channel = first_channel + lane % kTileWords * kWordBits;
-  const ByteExchange exchange = ByteExchange::of(lane);
-  const Pixels pixels = Pixels::of(a, tile, pass);
-  const i64 words = (a.out_channels + kWordBits - 1) / kWordBits;
-  u32* out = static_cast<u32*>(a.out) + (pixels.first + half * 8) * words + channel / kWordBits;
+  u32* out = output.first + channel / kWordBits;
 #pragma unroll
   for (int m = 0; m < kPassRows; ++m) {
-    const u32 mine = exchange(bytes[m]);
-    if (channel < a.out_channels && pixels.exist(m, half)) *out = mine;
-    out += a.out_width * words;
+    if (output.exists[0] && m < output.rows && channel < output.channels) *out = words[m];
+    out += output.next_row;
   }
 }
 
@@ -241,27 +317,25 @@ __device__ inline void finish(Sums& sums, u32 constants, int word) {
   }
 }
 
-__device__ inline void store(const StemArguments& a, Sums& sums, const Tile& tile, int pass,
-                             int first_channel, u32 constants) {
+// Of channels from this one of the block's on.
+__device__ inline void store(const LaneOutput& output, Sums& sums, int channel, u32 constants) {
   if (BIAS) add_bias(sums, constants);
 #pragma unroll
   for (int word = 0; word < kTileWords; ++word) {
     if constexpr (NORM || RELU) finish(sums, constants, word);
     hold();
-    const int channel = first_channel + word * kWordBits + lane_channel();
-    const Pixels pixels = Pixels::of(a, tile, pass);
-    if (channel >= a.out_channels) continue;  // (8 exist or none.)
-    Bits* out = static_cast<Bits*>(a.out) + pixels.first * a.out_channels + channel;
+    Bits* out = output.first + channel + word * kWordBits;
+    const bool exists = channel + word * kWordBits < output.channels;  // (8 exist or none.)
 #pragma unroll
     for (int m = 0; m < kPassRows; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        if (!pixels.exist(m, half)) continue;
-        store_vector(out + half * 8 * a.out_channels, rounded_pair(sums, m, half, word, 0),
-                     rounded_pair(sums, m, half, word, 2), rounded_pair(sums, m, half, word, 4),
-                     rounded_pair(sums, m, half, word, 6));
+        store_vector_if(exists && output.exists[half] && m < output.rows,
+                        out + half * output.next_eight, rounded_pair(sums, m, half, word, 0),
+                        rounded_pair(sums, m, half, word, 2), rounded_pair(sums, m, half, word, 4),
+                        rounded_pair(sums, m, half, word, 6));
       }
-      out += a.out_width * a.out_channels;
+      out += output.next_row;
     }
   }
 }

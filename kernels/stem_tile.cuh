@@ -65,6 +65,8 @@ constexpr int kTileRows = kWarps * kWarpRows;
 constexpr int kTileColumns = 16;
 constexpr int kTileChannels = 64;
 constexpr int kTileWords = kTileChannels / kWordBits;
+// What every tile or pass needs stays in registers where there are some; elsewhere it is found again.
+constexpr bool kRegistersLeft = WIDE;
 constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of every 32
 
 // Depth, in pairs: first those that a kernel row's values fill, row by row; then, of rows with an odd
@@ -92,6 +94,7 @@ struct DepthPair {
 
 constexpr int kPatchRows = (kTileRows - 1) * STRIDE_ROWS + KERNEL_ROWS;
 constexpr int kPatchColumns = (kTileColumns - 1) * STRIDE_COLUMNS + KERNEL_COLUMNS;
+constexpr int kWarpPatchRows = (kPatchRows + kWarps - 1) / kWarps;  // that a warp loads
 constexpr int kPatchRowElements = kPatchColumns * CHANNELS;
 // From a row to the next. That of full pairs modulo 32: so these follow each other through the banks
 // for all pixels of an operand, whatever rows they come from.
@@ -102,7 +105,7 @@ constexpr int kPitchBytes = 4 * kPitchWords;
 // by one element. It starts 16 banks further, as even and odd pixels are read together.
 constexpr int kPixelElements = STRIDE_COLUMNS * CHANNELS;
 constexpr bool kTwoCopies = kPixelElements % 2 == 1;
-constexpr int kCopyBytes = (kPatchRows * kPitchBytes + 63) / 128 * 128 + 64;
+constexpr int kCopyBytes = (kWarps * kWarpPatchRows * kPitchBytes + 63) / 128 * 128 + 64;
 
 // Shared memory: copies of the patch, the table of pairs, and for each channel tile its filters and
 // rows of constants.

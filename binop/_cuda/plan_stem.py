@@ -25,7 +25,7 @@ MOST_TAPS = 7 * 7 * STEM_CHANNELS
 CHANNEL_MULTIPLE = 8  # output channels that a lane stores at once
 
 # As in kernels/stem_tile.cuh.
-_THREADS = 128
+_WARPS = 4
 _TILE_ROWS = 16
 _TILE_COLUMNS = 16
 _TILE_CHANNELS = 64
@@ -81,9 +81,10 @@ class _Layout:
         steps = divide_up(rows * (row_pairs + odd), 8)
         patch_rows = (_TILE_ROWS - 1) * strides[0] + rows
         patch_columns = (_TILE_COLUMNS - 1) * strides[1] + columns
+        stored_rows = divide_up(patch_rows, _WARPS) * _WARPS
         row_words = patch_columns * geometry.channels // 2 + 1
         pitch_words = row_pairs + 32 * divide_up(row_words - row_pairs, 32)
-        copy = (patch_rows * pitch_words * 4 + 63) // 128 * 128 + 64
+        copy = (stored_rows * pitch_words * 4 + 63) // 128 * 128 + 64
         copies = 1 + strides[1] * geometry.channels % 2
         constants = call.bias + (3 if call.packed else 4 * call.norm)
         return cls(
@@ -184,7 +185,7 @@ def plan_stem(
     return Launch(
         stem_kernel(geometry, call, tile),
         walkers * groups,
-        _THREADS,
+        32 * _WARPS,
         shared,
         in_order(STEM_SIZES, sizes),
         "few input channels of 16 bits",

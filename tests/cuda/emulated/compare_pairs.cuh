@@ -9,7 +9,7 @@ u32 compare_halves(u32 pair, u32 bounds, Compare compare) {
   for (int i = 0; i < 32; i += 16) {
     const float value = Element::to_float(static_cast<u16>(pair >> i));
     const float bound = Element::to_float(static_cast<u16>(bounds >> i));
-    halves |= (compare(value, bound) ? 0xFFFFu : 0u) << i;
+    halves |= (compare(value, bound) ? Element::kOne : 0u) << i;
   }
   return halves;
 }

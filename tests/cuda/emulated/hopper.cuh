@@ -153,6 +153,10 @@ inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
   memcpy(to, words, sizeof words);
 }
 
+inline void store_vector_if(bool exists, void* to, u32 x, u32 y, u32 z, u32 w) {
+  if (exists) store_vector(to, x, y, z, w);
+}
+
 inline void store_chunk(u32 address, uint4 value) {
   emulated::check_shared(address, 16);
   memcpy(emulated::shared_memory + address, &value, 16);
