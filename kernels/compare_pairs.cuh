@@ -7,15 +7,16 @@
 #define COMPARE(RELATION, TYPE) \
   asm("set." RELATION "." TYPE "." TYPE " %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(bounds))
 // (The upper half of 1.0f is that of bfloat16.)
-#define COMPARE_FLOATS(RELATION)                                                               \
-  u32 high;                                                                                    \
-  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                                   \
-      : "=r"(halves)                                                                           \
-      : "f"(__uint_as_float(pair << 16)), "f"(__uint_as_float(bounds << 16)));                 \
-  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                                   \
-      : "=r"(high)                                                                             \
-      : "f"(__uint_as_float(pair & 0xFFFF0000u)), "f"(__uint_as_float(bounds & 0xFFFF0000u))); \
-  halves = __byte_perm(halves, high, 0x7632)
+#define COMPARE_FLOATS(RELATION)                                                       \
+  float low, high;                                                                     \
+  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                           \
+      : "=f"(low)                                                                      \
+      : "f"(__uint_as_float(pair << 16)), "f"(__uint_as_float(bounds << 16)));         \
+  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                           \
+      : "=f"(high)                                                                     \
+      : "f"(__uint_as_float(pair & 0xFFFF0000u)),                                      \
+        "f"(__uint_as_float(bounds & 0xFFFF0000u)));                                   \
+  halves = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632)
 
 template <class Element>
 __device__ u32 at_least(u32 pair, u32 bounds);

@@ -3,8 +3,6 @@
 #pragma once
 
 #include "stem_tile.cuh"
-// (After the sizes.)
-#include "tensor_core.cuh"
 
 // Of lane t of a row, its two pairs of a step: where they lie from a pixel's start on, and behind
 // those of all lanes which of their values count. What comes after a row's last value belongs to the

@@ -7,12 +7,11 @@
 #include "stem_tile.cuh"
 // (After the sizes.)
 #include "hopper.cuh"
-#include "tensor_core.cuh"
 
 constexpr int kPositions = (kPatchRowElements + 31) / 32;  // of a lane in a row
-// Loads that are in flight together: what the sums leave free now, they take later.
-constexpr int kLoads = 40;
-constexpr int kWantedAtOnce = kLoads / kWarpPatchRows;
+// Registers for where rows begin, and for loads that are in flight together.
+constexpr int kLoadRegisters = 50;
+constexpr int kWantedAtOnce = (kLoadRegisters - kWarpPatchRows) / kWarpPatchRows;
 constexpr int kAtOnce = kWantedAtOnce < 1            ? 1
                         : kWantedAtOnce > kPositions ? kPositions
                                                      : kWantedAtOnce;
@@ -29,9 +28,8 @@ __device__ inline void store_element(u8* patch, int row, int element, Bits value
 
 // Offsets within an image fit 32 bits (the plan sees to it).
 __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* patch) {
-  const int thread = thread_index();
-  const int lane = thread % 32;
-  const int warp = thread / 32;
+  const int lane = lane_index();
+  const int warp = warp_index();
   const int first_row = tile.row * STRIDE_ROWS - static_cast<int>(a.padding_rows) + warp;
   const int first_column = tile.column * STRIDE_COLUMNS - static_cast<int>(a.padding_columns);
   const void* image = a.x + tile.image * a.stride_image;
@@ -50,10 +48,10 @@ __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* 
     Bits values[kAtOnce][kWarpPatchRows];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int element = (begin + i) * 32 + lane;
+      const u32 element = (begin + i) * 32 + lane;
       const u32 column = static_cast<u32>(first_column + element / CHANNELS);
       const bool inside = column < static_cast<u32>(a.width);
-      const int from = element % CHANNELS * next_channel + static_cast<int>(column) * next_column;
+      const int from = static_cast<int>(element % CHANNELS) * next_channel + static_cast<int>(column) * next_column;
 #pragma unroll
       for (int j = 0; j < kWarpPatchRows; ++j) {
         values[i][j] =

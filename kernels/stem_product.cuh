@@ -12,7 +12,6 @@
 #else
 #include "multiply_half.cuh"
 #endif
-#include "tensor_core.cuh"
 
 constexpr int kNextRow = STRIDE_ROWS * kPitchBytes;
 constexpr int kNextEight = 8 * 2 * kPixelElements;
@@ -24,12 +23,12 @@ struct Places {
   u32 table;
 
   static __device__ Places of(u32 patch) {
-    const int thread = thread_index();
-    const int element = thread % 32 / 4 * kPixelElements;
+    const u32 lane = lane_index();
+    const u32 element = lane / 4 * kPixelElements;
     const bool moved = kTwoCopies && element % 2 == 1;
-    const int row = thread / 32 * kWarpRows;
+    const u32 row = warp_index() * kWarpRows;
     return {patch + row * kNextRow + 2 * element + (moved ? kCopyBytes - 2 : 0),
-            patch + kTableAt + thread % 4 * 8};
+            patch + kTableAt + lane % 4 * 8};
   }
 
   __device__ Places of_pass(int pass) const { return {pixel + pass * kPassRows * kNextRow, table}; }
@@ -117,8 +116,6 @@ struct Products {
 
 #else
 
-// A step's 32 products of four rows take a scheduler's tensor core about 200 cycles; a warp loads 16
-// words of pixels and 4 times 16 bytes of filters (2 KB each) for them.
 struct Products {
   Places places;
 
@@ -139,26 +136,13 @@ struct Products {
     }
   }
 
-  // The first step stands by itself, so that it needs no registers with zeros.
   __device__ void multiply(Sums& sums, u32 filters) const {
-    constexpr bool kFirstIsFull = kFullSteps > 0;
     sums = {};
-    filters += thread_index() % 32 * 16;
-    multiply_step<!kFirstIsFull>(sums, filters, 0);
-    // A loop of one round would run into the epilogue, for which there are no registers.
-    int full_steps = kFullSteps;
-    int steps = kSteps;
-    keep(full_steps);
-    keep(steps);
-    if constexpr (kFullSteps > 1) {
+    filters += lane_index() * 16;
 #pragma unroll 1
-      for (int step = 1; step < full_steps; ++step) multiply_step<false>(sums, filters, step);
-    }
-    constexpr int kFirstMasked = kFirstIsFull ? kFullSteps : 1;
-    if constexpr (kFirstMasked < kSteps) {
+    for (int step = 0; step < kFullSteps; ++step) multiply_step<false>(sums, filters, step);
 #pragma unroll 1
-      for (int step = kFirstMasked; step < steps; ++step) multiply_step<true>(sums, filters, step);
-    }
+    for (int step = kFullSteps; step < kSteps; ++step) multiply_step<true>(sums, filters, step);
   }
 };
 

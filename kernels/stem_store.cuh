@@ -7,11 +7,37 @@
 // (After the sizes.)
 #include "multiply_half.cuh"
 
-__device__ inline int lane_channel() { return thread_index() % 4 * kLaneChannels; }
+__device__ inline int lane_channel() { return lane_index() % 4 * kLaneChannels; }
 
 // A barrier for the compiler, which otherwise begins steps before those before them have ended,
 // until it has no registers left.
 __device__ inline void hold() { __syncwarp(); }
+
+#if PACKED
+// Words of bits come from products: pairs of ones and zeros, as the sums lie, are rows of 16
+// channels, and a column of what they are multiplied with has powers of two, so that it is half a
+// word: column n of half n % 4 of a pixel's two words. (So lanes 0 and 1 of four have both words of
+// the pixel lane / 4, and lanes 2 and 3 of that + 8.)
+struct BitValues {
+  u32 values[kTileWords][kLaneChannels / 2];  // of this lane's channels, two by two
+
+  static __device__ BitValues of(int lane) {
+    // A lane's channels are the bits from 8 * (lane % 4) on.
+    const u32 low = ELEMENT::kOne + (lane % 2 * kLaneChannels << ELEMENT::kFractionBits);
+    const u32 pair = low | (low + (1u << ELEMENT::kFractionBits)) << 16;
+    BitValues made;
+#pragma unroll
+    for (int word = 0; word < kTileWords; ++word) {
+      const bool here = lane / 4 % 4 == 2 * word + lane % 4 / 2;
+#pragma unroll
+      for (int i = 0; i < kLaneChannels / 2; ++i) {
+        made.values[word][i] = here ? pair + i * (0x20002u << ELEMENT::kFractionBits) : 0u;
+      }
+    }
+    return made;
+  }
+};
+#endif
 
 // What this lane stores, of a pass: 16 bytes of channels of the pixels lane / 4 and that + 8 of its
 // rows, or a word of bits of one of these.
@@ -19,6 +45,7 @@ struct LaneOutput {
 #if PACKED
   using Type = u32;
   static constexpr int kPixels = 1;
+  BitValues bits;
 #else
   using Type = Bits;
   static constexpr int kPixels = 2;
@@ -34,30 +61,29 @@ struct LaneOutput {
   bool exists[kPixels];  // pixels, in rows that exist
 
   static __device__ LaneOutput of(const StemArguments& a, int first_channel) {
-    const int lane = thread_index() % 32;
+    const int lane = lane_index();
     LaneOutput output;
 #if PACKED
-    const int values = static_cast<int>((a.out_channels + kWordBits - 1) / kWordBits);
     const int channel = first_channel + lane % kTileWords * kWordBits;
     const int value = channel / kWordBits;
     output.column = lane / 4 + lane % 4 / kTileWords * 8;
+    output.bits = BitValues::of(lane);
 #else
-    const int values = static_cast<int>(a.out_channels);
     const int channel = first_channel + lane_channel();
     const int value = channel;
     output.column = lane / 4;
 #endif
     output.channels = static_cast<int>(a.out_channels) - channel;
-    output.all = static_cast<Type*>(a.out) + output.column * static_cast<i64>(values) + value;
-    output.next_row = a.out_width * values;
-    output.next_eight = 8 * values;
+    output.all = static_cast<Type*>(a.out) + output.column * a.out_pixel + value;
+    output.next_row = a.out_row;
+    output.next_eight = 8 * static_cast<int>(a.out_pixel);
     return output;
   }
 
   __device__ void move_to(const StemArguments& a, const Tile& tile) {
-    const int row = tile.row + thread_index() / 32 * kWarpRows;
+    const int row = tile.row + warp_index() * kWarpRows;
     const i64 rows_before = tile.image * a.out_height + row;
-    first = all + rows_before * next_row + tile.column * (next_eight / 8);
+    first = all + rows_before * a.out_row + tile.column * static_cast<int>(a.out_pixel);
     rows = static_cast<int>(a.out_height) - row;
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) {
@@ -163,39 +189,10 @@ __device__ inline void write_constants(const StemArguments& a, int first, u8* co
   if (threadIdx.x % 32 == 0) *reinterpret_cast<u32*>(constants + kOthers * kConstantBytes) = any;
 }
 
-// Words of bits come from products: pairs of ones and zeros, as the sums lie, are rows of 16
-// channels, and a column of what they are multiplied with has powers of two, so that it is half a
-// word: column n of half n % 4 of a pixel's two words. (So lanes 0 and 1 of four have both words of
-// the pixel lane / 4, and lanes 2 and 3 of that + 8.)
-struct BitValues {
-  u32 values[2];  // of this lane's first two channels, in the columns of words 0 and 1
-
-  static __device__ BitValues of(int lane) {
-    // Channel c of a word is the 2 * (c % 8 / 2) + c % 2 ... of lane c / 8 of four.
-    const int exponent = lane % 2 * 8;
-    const u32 low = ELEMENT::kOne + (exponent << ELEMENT::kFractionBits);
-    const u32 pair = low | (low + (1 << ELEMENT::kFractionBits)) << 16;
-    const int column = lane / 4 % 4;
-    BitValues made;
-#pragma unroll
-    for (int word = 0; word < kTileWords; ++word) {
-      made.values[word] = column == 2 * word + lane % 4 / 2 ? pair : 0u;
-    }
-    return made;
-  }
-
-  // Of two channels further on, `pairs` times.
-  __device__ u32 at(int word, int pairs) const {
-    constexpr u32 kNext = 0x20002u << ELEMENT::kFractionBits;
-    return values[word] == 0u ? 0u : values[word] + pairs * kNext;
-  }
-};
-
 // Words of the values that compare so with the bounds from an address on.
 template <class Compare>
-__device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds, Compare compare) {
-  const int lane = thread_index() % 32;
-  const BitValues bits = BitValues::of(lane);
+__device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds,
+                              const BitValues& bits, Compare compare) {
   // An integer below 2^16 is the lower half of its sum with this.
   constexpr float kIntegers = 8388608.0f;
   float halves[kPassRows][4];
@@ -211,8 +208,6 @@ __device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds, C
     const u32 of_pair[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-      const u32 first = bits.at(word, i);
-      const u32 second = bits.at(word, i + 1);
 #pragma unroll
       for (int m = 0; m < kPassRows; ++m) {
         u32 ones[4];
@@ -221,15 +216,16 @@ __device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds, C
           const int pair = i + j / 2;
           ones[j] = compare(rounded_pair(sums, m, j % 2, word, 2 * pair), of_pair[pair]);
         }
-        multiply_half<ELEMENT>(halves[m], ones, first, second);
+        multiply_half<ELEMENT>(halves[m], ones, bits.values[word][i],
+                               bits.values[word][i + 1]);
       }
     }
   }
-  const int second = lane % 4 / kTileWords * 2;
+  const bool second = lane_index() % 4 >= kTileWords;
 #pragma unroll
   for (int m = 0; m < kPassRows; ++m) {
-    const float low = second == 0 ? halves[m][0] : halves[m][2];
-    const float high = second == 0 ? halves[m][1] : halves[m][3];
+    const float low = second ? halves[m][2] : halves[m][0];
+    const float high = second ? halves[m][3] : halves[m][1];
     words[m] = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x5410);
   }
 }
@@ -238,11 +234,12 @@ __device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds, C
 __device__ inline void store(const LaneOutput& output, Sums& sums, int channel, u32 constants) {
   if (BIAS) add_bias(sums, constants);
   const u32 bounds = constants + kBounds * kConstantBytes;
+  const BitValues& bits = output.bits;
   u32 words[kPassRows];
-  decide(words, sums, bounds, at_least<ELEMENT>);
+  decide(words, sums, bounds, bits, at_least<ELEMENT>);
   if (load_shared(constants + kOthers * kConstantBytes) != 0) {
     u32 within[kPassRows];
-    decide(within, sums, bounds + 2 * kTileChannels, at_most<ELEMENT>);
+    decide(within, sums, bounds + 2 * kTileChannels, bits, at_most<ELEMENT>);
 #pragma unroll
     for (int m = 0; m < kPassRows; ++m) words[m] &= within[m];
   }
@@ -259,7 +256,7 @@ __device__ inline void store(const LaneOutput& output, Sums& sums, int channel, 
 // By a warp for a channel tile.
 __device__ inline void write_constants(const StemArguments& a, int first, u8* constants) {
   float* rows = reinterpret_cast<float*>(constants);
-  for (int i = thread_index() % 32; i < kTileChannels; i += 32) {
+  for (int i = lane_index(); i < kTileChannels; i += 32) {
     const int channel = first + i;
     const bool exists = channel < a.out_channels;
     if (BIAS) rows[i] = exists ? ELEMENT::to_float(a.bias[channel * a.bias_stride]) : 0.0f;

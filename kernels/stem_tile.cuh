@@ -8,7 +8,7 @@
 //   PACKED                         1: the output is bits
 //   BIAS, NORM, RELU               1: that follows the sums (the latter two of a float output)
 //   WIDE                           1: products of a warpgroup (sm_90a), 0: of a warp
-//   PASS_ROWS                      rows of pixels that a warp multiplies at a time: 1, 2 or 4
+//   PASS_ROWS                      rows of pixels that a warp multiplies at a time: 1 or 2
 //   BLOCKS                         on a multiprocessor
 //
 // A block takes 16 x 16 output pixels at a time: their input, a patch, is read once, and each of
@@ -19,6 +19,7 @@
 #pragma once
 
 #include "bits.cuh"
+#include "tensor_core.cuh"
 
 struct StemArguments {
   const u16* x;
@@ -44,6 +45,8 @@ struct StemArguments {
   i64 out_channels;
   i64 out_height;
   i64 out_width;
+  i64 out_pixel;  // values (or words) from an output pixel to the next, and from row to row
+  i64 out_row;
   i64 tiles;
   i64 by_tiles_an_image;
   i64 tiles_an_image;
@@ -65,8 +68,6 @@ constexpr int kTileRows = kWarps * kWarpRows;
 constexpr int kTileColumns = 16;
 constexpr int kTileChannels = 64;
 constexpr int kTileWords = kTileChannels / kWordBits;
-// What every tile or pass needs stays in registers where there are some; elsewhere it is found again.
-constexpr bool kRegistersLeft = WIDE;
 constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of every 32
 
 // Depth, in pairs: first those that a kernel row's values fill, row by row; then, of rows with an odd
@@ -122,6 +123,10 @@ constexpr int kNegated = kBounds + 1;  // the signs to invert in pairs of a chan
 constexpr int kOthers = kNegated + 1;  // whether there are upper bounds
 constexpr int kConstants = BIAS + (PACKED ? 3 : 4 * NORM);
 constexpr int kTileBytes = kFilterBytes + kConstants * kConstantBytes;
+
+// Read again, as thread_index is.
+__device__ inline int lane_index() { return static_cast<u32>(thread_index()) % 32; }
+__device__ inline int warp_index() { return static_cast<u32>(thread_index()) / 32; }
 
 // Output pixels of a block: the first of 16 x 16.
 struct Tile {

@@ -19,6 +19,7 @@ from binop._cuda.mma_tile import FIRST_WITH_MMA
 from binop._cuda.plan_pack import Image
 from binop._cuda.plan_wgmma import WITH_WGMMA
 from binop.geometry import STEM_CHANNELS, Conv2dGeometry
+from binop.packing import word_count
 
 ELEMENTS = ("float16", "bfloat16")
 MOST_TAPS = 7 * 7 * STEM_CHANNELS
@@ -57,9 +58,7 @@ class StemTile:
     blocks: int
 
 
-# Filters of a warp's product come through registers, from which four rows are multiplied. Those of a
-# warpgroup's come from shared memory, so that two rows are as good, and leave room for more blocks.
-NARROW = StemTile(wide=False, pass_rows=4, blocks=3)
+NARROW = StemTile(wide=False, pass_rows=2, blocks=4)
 WIDE = StemTile(wide=True, pass_rows=2, blocks=4)
 
 
@@ -160,6 +159,7 @@ def plan_stem(
         divide_up(geometry.out_height, _TILE_ROWS),
         divide_up(geometry.out_width, _TILE_COLUMNS),
     )
+    pixel = word_count(geometry.out_channels) if call.packed else geometry.out_channels
     names = ("image", "channel", "row", "column")
     sizes = dict(zip((f"stride_{name}" for name in names), x.strides, strict=True))
     of_filters = ("weight_stride", *(f"weight_stride_{name}" for name in names[1:]))
@@ -173,6 +173,8 @@ def plan_stem(
         "out_channels": geometry.out_channels,
         "out_height": geometry.out_height,
         "out_width": geometry.out_width,
+        "out_pixel": pixel,
+        "out_row": geometry.out_width * pixel,
         "tiles": tiles,
         "by_tiles_an_image": reciprocal(rows * columns),
         "tiles_an_image": rows * columns,
