@@ -7,15 +7,14 @@
 #define COMPARE(RELATION, TYPE) \
   asm("set." RELATION "." TYPE "." TYPE " %0, %1, %2;" : "=r"(halves) : "r"(pair), "r"(bounds))
 // (The upper half of 1.0f is that of bfloat16.)
-#define COMPARE_FLOATS(RELATION)                                                       \
-  float low, high;                                                                     \
-  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                           \
-      : "=f"(low)                                                                      \
-      : "f"(__uint_as_float(pair << 16)), "f"(__uint_as_float(bounds << 16)));         \
-  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                           \
-      : "=f"(high)                                                                     \
-      : "f"(__uint_as_float(pair & 0xFFFF0000u)),                                      \
-        "f"(__uint_as_float(bounds & 0xFFFF0000u)));                                   \
+#define COMPARE_FLOATS(RELATION)                                                               \
+  float low, high;                                                                             \
+  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                                   \
+      : "=f"(low)                                                                              \
+      : "f"(__uint_as_float(pair << 16)), "f"(__uint_as_float(bounds << 16)));                 \
+  asm("set." RELATION ".f32.f32 %0, %1, %2;"                                                   \
+      : "=f"(high)                                                                             \
+      : "f"(__uint_as_float(pair & 0xFFFF0000u)), "f"(__uint_as_float(bounds & 0xFFFF0000u))); \
   halves = __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632)
 
 template <class Element>

@@ -7,16 +7,17 @@
 #include "multiply_wide.cuh"
 
 #define SUMS(j) "+f"(sums[j][0]), "+f"(sums[j][1]), "+f"(sums[j][2]), "+f"(sums[j][3])
-#define MULTIPLY_WIDE_HALF(TYPE)                                                         \
-  asm volatile(                                                                          \
-      "{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%36, %37};\n\t"                 \
-      "setp.ne.b32 p, %38, 0;\n\t"                                                       \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                        \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "         \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}," \
-      " {%32, %33, %34, %35}, b, p, 1, 1, 0;\n\t}"                                       \
-      : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7)           \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(FilterTile<64>::kHigh), "r"(accumulate))
+#define MULTIPLY_WIDE_HALF(TYPE)                                                            \
+  asm volatile(                                                                             \
+      "{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%36, %37};\n\t"                    \
+      "setp.ne.b32 p, %38, 0;\n\t"                                                          \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                           \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "            \
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31},"    \
+      " {%32, %33, %34, %35}, b, p, 1, 1, 0;\n\t}"                                          \
+      : SUMS(0), SUMS(1), SUMS(2), SUMS(3), SUMS(4), SUMS(5), SUMS(6), SUMS(7)              \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low), "r"(FilterTile<64>::kHigh), \
+        "r"(accumulate))
 
 // Without `accumulate`, what the sums were does not count.
 template <class Element>

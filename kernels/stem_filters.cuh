@@ -5,8 +5,8 @@
 #include "stem_tile.cuh"
 
 // Of lane t of a row, its two pairs of a step: where they lie from a pixel's start on, and behind
-// those of all lanes which of their values count. What comes after a row's last value belongs to the
-// next pixel, and may be infinite.
+// those of all lanes which of their values count. What comes after a row's last value belongs to
+// the next pixel, and may be infinite.
 __device__ inline void write_table(u32* table) {
   for (int i = static_cast<int>(threadIdx.x); i < 8 * kSteps; i += kThreads) {
     const DepthPair pair = DepthPair::at(i / 8 * 8 + i % 2 * 4 + i % 8 / 2);

@@ -40,7 +40,9 @@ __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* 
 #pragma unroll
   for (int j = 0; j < kWarpPatchRows; ++j) {
     const u32 row = static_cast<u32>(first_row + j * kWarps);
-    rows[j] = row < static_cast<u32>(a.height) ? static_cast<int>(row) * static_cast<int>(a.stride_row) : -1;
+    rows[j] = row < static_cast<u32>(a.height)
+                  ? static_cast<int>(row) * static_cast<int>(a.stride_row)
+                  : -1;
     keep(rows[j]);
   }
 #pragma unroll 1
@@ -51,7 +53,8 @@ __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* 
       const u32 element = (begin + i) * 32 + lane;
       const u32 column = static_cast<u32>(first_column + element / CHANNELS);
       const bool inside = column < static_cast<u32>(a.width);
-      const int from = static_cast<int>(element % CHANNELS) * next_channel + static_cast<int>(column) * next_column;
+      const int from = static_cast<int>(element % CHANNELS) * next_channel +
+                       static_cast<int>(column) * next_column;
 #pragma unroll
       for (int j = 0; j < kWarpPatchRows; ++j) {
         values[i][j] =

@@ -16,8 +16,8 @@
 constexpr int kNextRow = STRIDE_ROWS * kPitchBytes;
 constexpr int kNextEight = 8 * 2 * kPixelElements;
 
-// Where this lane finds its pixels' words of a step: from the pixel lane / 4 of its warp's first row
-// on, by the table.
+// Where this lane finds its pixels' words of a step: from the pixel lane / 4 of its warp's first
+// row on, by the table.
 struct Places {
   u32 pixel;
   u32 table;
@@ -49,7 +49,8 @@ struct Fragments {
     for (int m = 0; m < kPassRows; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        words[m][i] = load_shared(places.pixel + offsets[i / 2] + m * kNextRow + i % 2 * kNextEight);
+        words[m][i] =
+            load_shared(places.pixel + offsets[i / 2] + m * kNextRow + i % 2 * kNextEight);
       }
     }
     if (!Masked) return;
@@ -73,7 +74,8 @@ struct Fragments {
 #if WIDE
 
 // Products are of the four warps and asynchronous, with their filters in shared memory: the words
-// of the next step are loaded meanwhile. Those of one or two steps are loaded once for all channels.
+// of the next step are loaded meanwhile. Those of one or two steps are loaded once for all
+// channels.
 struct Products {
   static constexpr bool kOnce = kSteps <= 2;
 

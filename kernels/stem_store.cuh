@@ -51,13 +51,13 @@ struct LaneOutput {
   static constexpr int kPixels = 2;
 #endif
 
-  int column;           // the first pixel's, in its tile
-  int channels;         // that exist from this lane's first one on
-  Type* all;            // of the whole output's first pixel, this lane's
-  Type* first;          // of its pixel in the pass's first row
-  i64 next_row;         // values of all channels, from row to row
-  int next_eight;       // from a pixel to its eighth next one
-  int rows;             // of pixels that exist, from the pass's first one on
+  int column;            // the first pixel's, in its tile
+  int channels;          // that exist from this lane's first one on
+  Type* all;             // of the whole output's first pixel, this lane's
+  Type* first;           // of its pixel in the pass's first row
+  i64 next_row;          // values of all channels, from row to row
+  int next_eight;        // from a pixel to its eighth next one
+  int rows;              // of pixels that exist, from the pass's first one on
   bool exists[kPixels];  // pixels, in rows that exist
 
   static __device__ LaneOutput of(const StemArguments& a, int first_channel) {
@@ -216,8 +216,7 @@ __device__ inline void decide(u32 (&words)[kPassRows], Sums& sums, u32 bounds,
           const int pair = i + j / 2;
           ones[j] = compare(rounded_pair(sums, m, j % 2, word, 2 * pair), of_pair[pair]);
         }
-        multiply_half<ELEMENT>(halves[m], ones, bits.values[word][i],
-                               bits.values[word][i + 1]);
+        multiply_half<ELEMENT>(halves[m], ones, bits.values[word][i], bits.values[word][i + 1]);
       }
     }
   }

@@ -70,8 +70,8 @@ constexpr int kTileChannels = 64;
 constexpr int kTileWords = kTileChannels / kWordBits;
 constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of every 32
 
-// Depth, in pairs: first those that a kernel row's values fill, row by row; then, of rows with an odd
-// number, the last values, each with one that does not count. A step is eight pairs.
+// Depth, in pairs: first those that a kernel row's values fill, row by row; then, of rows with an
+// odd number, the last values, each with one that does not count. A step is eight pairs.
 constexpr int kRowDepth = KERNEL_COLUMNS * CHANNELS;
 constexpr int kRowPairs = kRowDepth / 2;
 constexpr int kFullPairs = KERNEL_ROWS * kRowPairs;
@@ -97,8 +97,8 @@ constexpr int kPatchRows = (kTileRows - 1) * STRIDE_ROWS + KERNEL_ROWS;
 constexpr int kPatchColumns = (kTileColumns - 1) * STRIDE_COLUMNS + KERNEL_COLUMNS;
 constexpr int kWarpPatchRows = (kPatchRows + kWarps - 1) / kWarps;  // that a warp loads
 constexpr int kPatchRowElements = kPatchColumns * CHANNELS;
-// From a row to the next. That of full pairs modulo 32: so these follow each other through the banks
-// for all pixels of an operand, whatever rows they come from.
+// From a row to the next. That of full pairs modulo 32: so these follow each other through the
+// banks for all pixels of an operand, whatever rows they come from.
 constexpr int kPitchWords = kRowPairs + (kPatchRowElements / 2 + 1 - kRowPairs + 31) / 32 * 32;
 constexpr int kPitchBytes = 4 * kPitchWords;
 
@@ -118,7 +118,7 @@ constexpr int kFilterBytes = kSteps * kStepBytes;
 constexpr int kConstantBytes = 4 * kTileChannels;
 // Rows of constants.
 constexpr int kNorm = BIAS;
-constexpr int kBounds = BIAS;  // two of ELEMENT in one: the lower ones, then the upper ones
+constexpr int kBounds = BIAS;          // two of ELEMENT in one: the lower ones, then the upper ones
 constexpr int kNegated = kBounds + 1;  // the signs to invert in pairs of a channel's filter
 constexpr int kOthers = kNegated + 1;  // whether there are upper bounds
 constexpr int kConstants = BIAS + (PACKED ? 3 : 4 * NORM);

@@ -60,6 +60,7 @@ class StemTile:
 
 NARROW = StemTile(wide=False, pass_rows=2, blocks=4)
 WIDE = StemTile(wide=True, pass_rows=2, blocks=4)
+STEM_TILES = (NARROW, WIDE)
 
 
 def stem_tile(device: Device) -> StemTile:

@@ -23,7 +23,8 @@ inline void multiply_async(float (&sums)[8][4], const u32 (&a)[4], FilterTile<64
       if (!accumulate) sum = 0.0f;
       for (int depth = 0; depth < 16; ++depth) {
         const int word = depth / 2;
-        const u32 of_row = emulated::fragments[warp + lane / 4 * 4 + word % 4][word / 4 * 2 + i / 2];
+        const u32 of_row =
+            emulated::fragments[warp + lane / 4 * 4 + word % 4][word / 4 * 2 + i / 2];
         u32 of_column;
         memcpy(
             &of_column,
