@@ -117,9 +117,10 @@ def runs_on(kernel: Kernel, arch: str) -> bool:
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
     if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu", "wgmma_peak.cu"):
         return capability == WITH_WGMMA
-    if kernel.source == "stem.cu" and dict(kernel.macros)["WIDE"]:
-        return capability == WITH_WGMMA
-    if kernel.source in ("mma_peak.cu", "stem.cu"):
+    if kernel.source == "stem.cu":
+        wide = capability == WITH_WGMMA
+        return capability >= FIRST_WITH_MMA and wide == bool(dict(kernel.macros)["WIDE"])
+    if kernel.source == "mma_peak.cu":
         return capability >= FIRST_WITH_MMA
     if kernel.source != "conv_mma.cu":
         return True
