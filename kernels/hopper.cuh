@@ -86,8 +86,10 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
+// Until at most Pending of the committed groups are unfinished.
+template <int Pending = 0>
 __device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
 }
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.
@@ -138,6 +140,14 @@ __device__ inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :
                : "l"(to), "r"(x), "r"(y), "r"(z), "r"(w));
+}
+
+__device__ inline void store_vector_if(bool exists, void* to, u32 x, u32 y, u32 z, u32 w) {
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %0, 0;\n\t"
+      "@p st.global.v4.u32 [%1], {%2, %3, %4, %5};\n\t}"
+      :
+      : "r"(static_cast<int>(exists)), "l"(to), "r"(x), "r"(y), "r"(z), "r"(w));
 }
 
 // 16 bytes.

@@ -7,29 +7,29 @@
 #include "stem_tile.cuh"
 // (After the sizes.)
 #include "hopper.cuh"
-#include "tensor_core.cuh"
 
-constexpr int kWarpPatchRows = (kPatchRows + kWarps - 1) / kWarps;
 constexpr int kPositions = (kPatchRowElements + 31) / 32;  // of a lane in a row
-// Loads that are in flight together: what the sums leave free now, they take later.
-constexpr int kLoads = 40;
-constexpr int kWantedAtOnce = kLoads / kWarpPatchRows;
+// Registers for where rows begin, and for loads that are in flight together.
+constexpr int kLoadRegisters = 50;
+constexpr int kWantedAtOnce = (kLoadRegisters - kWarpPatchRows) / kWarpPatchRows;
 constexpr int kAtOnce = kWantedAtOnce < 1            ? 1
                         : kWantedAtOnce > kPositions ? kPositions
                                                      : kWantedAtOnce;
 
+// Whether what lanes load beyond a row's end fits between rows. (There is room for all rows.)
+constexpr bool kRowsHaveRoom = kPositions * 32 < kPitchBytes / 2;
+
 __device__ inline void store_element(u8* patch, int row, int element, Bits value) {
   Bits* to = reinterpret_cast<Bits*>(patch + row * kPitchBytes) + element;
   *to = value;
-  // Of a row's first element this is the end of the row before, which nothing else writes.
+  // Of a row's first element this is the end of the row before, which nothing else writes to.
   if constexpr (kTwoCopies) to[kCopyBytes / 2 - 1] = value;
 }
 
 // Offsets within an image fit 32 bits (the plan sees to it).
 __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* patch) {
-  const int thread = thread_index();
-  const int lane = thread % 32;
-  const int warp = thread / 32;
+  const int lane = lane_index();
+  const int warp = warp_index();
   const int first_row = tile.row * STRIDE_ROWS - static_cast<int>(a.padding_rows) + warp;
   const int first_column = tile.column * STRIDE_COLUMNS - static_cast<int>(a.padding_columns);
   const void* image = a.x + tile.image * a.stride_image;
@@ -40,8 +40,9 @@ __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* 
 #pragma unroll
   for (int j = 0; j < kWarpPatchRows; ++j) {
     const u32 row = static_cast<u32>(first_row + j * kWarps);
-    const bool exists = warp + j * kWarps < kPatchRows && row < static_cast<u32>(a.height);
-    rows[j] = exists ? static_cast<int>(row) * static_cast<int>(a.stride_row) : -1;
+    rows[j] = row < static_cast<u32>(a.height)
+                  ? static_cast<int>(row) * static_cast<int>(a.stride_row)
+                  : -1;
     keep(rows[j]);
   }
 #pragma unroll 1
@@ -49,10 +50,11 @@ __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* 
     Bits values[kAtOnce][kWarpPatchRows];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int element = (begin + i) * 32 + lane;
+      const u32 element = (begin + i) * 32 + lane;
       const u32 column = static_cast<u32>(first_column + element / CHANNELS);
-      const bool inside = element < kPatchRowElements && column < static_cast<u32>(a.width);
-      const int from = element % CHANNELS * next_channel + static_cast<int>(column) * next_column;
+      const bool inside = column < static_cast<u32>(a.width);
+      const int from = static_cast<int>(element % CHANNELS) * next_channel +
+                       static_cast<int>(column) * next_column;
 #pragma unroll
       for (int j = 0; j < kWarpPatchRows; ++j) {
         values[i][j] =
@@ -64,9 +66,8 @@ __device__ inline void load_patch(const StemArguments& a, const Tile& tile, u8* 
       const int element = (begin + i) * 32 + lane;
 #pragma unroll
       for (int j = 0; j < kWarpPatchRows; ++j) {
-        const int row = warp + j * kWarps;
-        if (element < kPatchRowElements && row < kPatchRows) {
-          store_element(patch, row, element, values[i][j]);
+        if (kRowsHaveRoom || element < kPatchRowElements) {
+          store_element(patch, warp + j * kWarps, element, values[i][j]);
         }
       }
     }

@@ -27,6 +27,7 @@ struct float16 {
   static constexpr u32 kInfinity = 0x7C00u;
   static constexpr u32 kMinusZero = 0x8000u;
   static constexpr u32 kOne = 0x3C00u;
+  static constexpr int kFractionBits = 10;
   static constexpr bool kTopOfFloat = false;
 
   static __device__ float to_float(Bits bits) {
@@ -61,6 +62,7 @@ struct bfloat16 {
   static constexpr u32 kInfinity = 0x7F80u;
   static constexpr u32 kMinusZero = 0x8000u;
   static constexpr u32 kOne = 0x3F80u;
+  static constexpr int kFractionBits = 7;
   static constexpr bool kTopOfFloat = true;  // its bits are the upper half of the float's
 
   static __device__ float to_float(Bits bits) {

@@ -79,9 +79,9 @@ STEM_POINTERS = ("x", "weight", "out", "bias", "norm", "low", "high")
 STEM_SIZES = (
     "stride_image", "stride_channel", "stride_row", "stride_column", "weight_stride",
     "weight_stride_channel", "weight_stride_row", "weight_stride_column", "bias_stride", "height",
-    "width", "padding_rows", "padding_columns", "out_channels", "out_height", "out_width", "tiles",
-    "by_tiles_an_image", "tiles_an_image", "by_tiles_a_row", "tiles_a_row", "walkers",
-    "channel_groups", "block_channel_tiles",
+    "width", "padding_rows", "padding_columns", "out_channels", "out_height", "out_width",
+    "out_pixel", "out_row", "tiles", "by_tiles_an_image", "tiles_an_image", "by_tiles_a_row",
+    "tiles_a_row", "walkers", "channel_groups", "block_channel_tiles",
 )  # fmt: skip
 
 # The bit patterns of infinity and -0.0, by which signs are decided (kernels/types.cuh).

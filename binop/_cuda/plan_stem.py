@@ -17,15 +17,16 @@ from binop._cuda.launches import (
 )
 from binop._cuda.mma_tile import FIRST_WITH_MMA
 from binop._cuda.plan_pack import Image
+from binop._cuda.plan_wgmma import WITH_WGMMA
 from binop.geometry import STEM_CHANNELS, Conv2dGeometry
+from binop.packing import word_count
 
 ELEMENTS = ("float16", "bfloat16")
 MOST_TAPS = 7 * 7 * STEM_CHANNELS
 CHANNEL_MULTIPLE = 8  # output channels that a lane stores at once
 
 # As in kernels/stem_tile.cuh.
-BLOCKS = 3
-_THREADS = 128
+_WARPS = 4
 _TILE_ROWS = 16
 _TILE_COLUMNS = 16
 _TILE_CHANNELS = 64
@@ -48,6 +49,25 @@ class StemCall:
 
 
 @dataclass(frozen=True)
+class StemTile:
+    """How blocks compute: by which products, how many rows of pixels at a time, and how many of
+    them share a multiprocessor, which the registers of the sums decide."""
+
+    wide: bool
+    pass_rows: int
+    blocks: int
+
+
+NARROW = StemTile(wide=False, pass_rows=2, blocks=4)
+WIDE = StemTile(wide=True, pass_rows=2, blocks=4)
+STEM_TILES = (NARROW, WIDE)
+
+
+def stem_tile(device: Device) -> StemTile:
+    return WIDE if device.capability == WITH_WGMMA else NARROW
+
+
+@dataclass(frozen=True)
 class _Layout:
     """Bytes of shared memory, as in kernels/stem_tile.cuh."""
 
@@ -57,17 +77,19 @@ class _Layout:
     @classmethod
     def of(cls, geometry: Conv2dGeometry, call: StemCall) -> _Layout:
         (rows, columns), strides = geometry.kernel, geometry.stride
-        row_pairs = divide_up(columns * geometry.channels, 2)
-        steps = divide_up(rows * row_pairs, 8)
+        row_pairs, odd = divmod(columns * geometry.channels, 2)
+        steps = divide_up(rows * (row_pairs + odd), 8)
         patch_rows = (_TILE_ROWS - 1) * strides[0] + rows
         patch_columns = (_TILE_COLUMNS - 1) * strides[1] + columns
+        stored_rows = divide_up(patch_rows, _WARPS) * _WARPS
         row_words = patch_columns * geometry.channels // 2 + 1
         pitch_words = row_pairs + 32 * divide_up(row_words - row_pairs, 32)
-        copy = (patch_rows * pitch_words * 4 + 63) // 128 * 128 + 64
+        copy = (stored_rows * pitch_words * 4 + 63) // 128 * 128 + 64
         copies = 1 + strides[1] * geometry.channels % 2
-        constants = call.bias + 4 * (call.packed or call.norm)
+        constants = call.bias + (3 if call.packed else 4 * call.norm)
         return cls(
-            copies * copy + 64 * steps, 32 * _TILE_CHANNELS * steps + 4 * _TILE_CHANNELS * constants
+            divide_up(copies * copy + 64 * steps, 128) * 128,
+            32 * _TILE_CHANNELS * steps + 4 * _TILE_CHANNELS * constants,
         )
 
     def tiles_in(self, shared_bytes: int) -> int:
@@ -123,20 +145,22 @@ def plan_stem(
     tiles = _tiles(geometry)
     if tiles == 0:
         return None
+    tile = stem_tile(device)
     layout = _Layout.of(geometry, call)
     channel_tiles = divide_up(geometry.out_channels, _TILE_CHANNELS)
-    share = device.multiprocessor_shared_bytes // BLOCKS - _RESERVED_BYTES
+    share = device.multiprocessor_shared_bytes // tile.blocks - _RESERVED_BYTES
     # As many as leave room for the other blocks; all of them read the same patch.
     block_tiles = layout.tiles_in(share) or layout.tiles_in(device.block_shared_bytes)
     block_tiles = min(block_tiles, channel_tiles)
     groups = divide_up(channel_tiles, block_tiles)
     shared = layout.before_tiles + block_tiles * layout.tile
-    resident = min(BLOCKS, device.multiprocessor_shared_bytes // (shared + _RESERVED_BYTES))
+    resident = min(tile.blocks, device.multiprocessor_shared_bytes // (shared + _RESERVED_BYTES))
     walkers = min(tiles, max(1, device.multiprocessors * resident // groups))
     rows, columns = (
         divide_up(geometry.out_height, _TILE_ROWS),
         divide_up(geometry.out_width, _TILE_COLUMNS),
     )
+    pixel = word_count(geometry.out_channels) if call.packed else geometry.out_channels
     names = ("image", "channel", "row", "column")
     sizes = dict(zip((f"stride_{name}" for name in names), x.strides, strict=True))
     of_filters = ("weight_stride", *(f"weight_stride_{name}" for name in names[1:]))
@@ -150,6 +174,8 @@ def plan_stem(
         "out_channels": geometry.out_channels,
         "out_height": geometry.out_height,
         "out_width": geometry.out_width,
+        "out_pixel": pixel,
+        "out_row": geometry.out_width * pixel,
         "tiles": tiles,
         "by_tiles_an_image": reciprocal(rows * columns),
         "tiles_an_image": rows * columns,
@@ -160,9 +186,9 @@ def plan_stem(
         "block_channel_tiles": block_tiles,
     }
     return Launch(
-        stem_kernel(geometry, call),
+        stem_kernel(geometry, call, tile),
         walkers * groups,
-        _THREADS,
+        32 * _WARPS,
         shared,
         in_order(STEM_SIZES, sizes),
         "few input channels of 16 bits",
@@ -170,7 +196,7 @@ def plan_stem(
     )
 
 
-def stem_kernel(geometry: Conv2dGeometry, call: StemCall) -> Kernel:
+def stem_kernel(geometry: Conv2dGeometry, call: StemCall, tile: StemTile) -> Kernel:
     return Kernel(
         "stem.cu",
         (
@@ -184,5 +210,8 @@ def stem_kernel(geometry: Conv2dGeometry, call: StemCall) -> Kernel:
             ("BIAS", int(call.bias)),
             ("NORM", int(call.norm)),
             ("RELU", int(call.relu)),
+            ("WIDE", int(tile.wide)),
+            ("PASS_ROWS", tile.pass_rows),
+            ("BLOCKS", tile.blocks),
         ),
     )

@@ -25,7 +25,7 @@ from binop._cuda.mma_tile import (
 from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
-from binop._cuda.plan_stem import StemCall, stem_kernel
+from binop._cuda.plan_stem import STEM_TILES, StemCall, stem_kernel
 from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
 from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
@@ -92,14 +92,16 @@ def _wgmma_kernels() -> Iterator[Kernel]:
 
 def _stem_kernels() -> Iterator[Kernel]:
     """These, too: here for the first layers of a ResNet and a VGG."""
-    for (taps, stride), element in product(((7, 2), (3, 1), (3, 2)), ("float16", "bfloat16")):
+    layers = ((7, 2), (3, 1), (3, 2))
+    for (taps, stride), element, tile in product(layers, ("float16", "bfloat16"), STEM_TILES):
         geometry = Conv2dGeometry(
             256, 3, 224, 224, 64, (taps,) * 2, (stride,) * 2, (taps // 2,) * 2, (1, 1), 1
         )
         for bias in (False, True):
-            yield stem_kernel(geometry, StemCall(element, bias, packed=True))
+            yield stem_kernel(geometry, StemCall(element, bias, packed=True), tile)
             for norm, relu in product((False, True), repeat=2):
-                yield stem_kernel(geometry, StemCall(element, bias, norm=norm, relu=relu))
+                call = StemCall(element, bias, norm=norm, relu=relu)
+                yield stem_kernel(geometry, call, tile)
 
 
 def _tuned_kernels() -> Iterator[Kernel]:
@@ -117,7 +119,10 @@ def runs_on(kernel: Kernel, arch: str) -> bool:
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
     if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu", "wgmma_peak.cu"):
         return capability == WITH_WGMMA
-    if kernel.source in ("mma_peak.cu", "stem.cu"):
+    if kernel.source == "stem.cu":
+        wide = capability == WITH_WGMMA
+        return capability >= FIRST_WITH_MMA and wide == bool(dict(kernel.macros)["WIDE"])
+    if kernel.source == "mma_peak.cu":
         return capability >= FIRST_WITH_MMA
     if kernel.source != "conv_mma.cu":
         return True

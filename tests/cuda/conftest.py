@@ -49,3 +49,9 @@ def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
 def hopper(build: Path, launched: list[Launch]) -> Iterator[ModuleType]:
     with emulated_ops(Device((9, 0), 132, 232448, 233472), build, launched) as ops:
         yield ops
+
+
+@pytest.fixture
+def ampere(build: Path, launched: list[Launch]) -> Iterator[ModuleType]:
+    with emulated_ops(Device((8, 0), 108, 166912, 167936), build, launched) as ops:
+        yield ops

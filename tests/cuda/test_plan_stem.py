@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_plan import AMPERE, TURING, macros
+from test_plan import AMPERE, BLACKWELL, TURING, macros
 from test_plan_wgmma import H200
 
 from binop._cuda import launches, plan_stem
@@ -58,17 +58,38 @@ def test_what_it_does_not_take(
     assert reason in str(why_not_stem(replace(IMAGENET, **change), call, device))
 
 
-@pytest.mark.parametrize(("geometry", "device"), [(IMAGENET, H200), (VGG, H200), (VGG, AMPERE)])
+@pytest.mark.parametrize("geometry", [IMAGENET, VGG])
 @pytest.mark.parametrize("call", [FLOATS, BITS])
-def test_three_blocks_share_a_multiprocessor(
-    geometry: Conv2dGeometry, call: StemCall, device: Any
-) -> None:
-    assert why_not_stem(geometry, call, device) is None
-    launch = plan(geometry, call, device)
-    assert launch.blocks == plan_stem.BLOCKS * device.multiprocessors
-    assert plan_stem.BLOCKS * (launch.shared_bytes + 1024) <= device.multiprocessor_shared_bytes
+def test_four_blocks_share_a_multiprocessor(geometry: Conv2dGeometry, call: StemCall) -> None:
+    assert why_not_stem(geometry, call, H200) is None
+    launch = plan(geometry, call)
+    assert launch.blocks == 4 * H200.multiprocessors
+    assert 4 * (launch.shared_bytes + 1024) <= H200.multiprocessor_shared_bytes
     assert sizes(launch)["channel_groups"] == 1
     assert macros(launch)["PACKED"] == int(call.packed)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "blocks"), [(VGG, 4), (IMAGENET, 2)], ids=["small filters", "large ones"]
+)
+def test_as_many_as_shared_memory_has_room_for(geometry: Conv2dGeometry, blocks: int) -> None:
+    launch = plan(geometry, device=AMPERE)
+    assert launch.blocks == blocks * AMPERE.multiprocessors
+    room = AMPERE.multiprocessor_shared_bytes - blocks * (launch.shared_bytes + 1024)
+    assert room >= 0
+    assert blocks == 4 or room < launch.shared_bytes + 1024
+
+
+def test_products_are_those_of_the_device() -> None:
+    assert macros(plan(IMAGENET))["WIDE"] == 1
+    for device in (AMPERE, BLACKWELL):
+        assert macros(plan(IMAGENET, device=device))["WIDE"] == 0
+
+
+def test_lanes_step_through_the_output_by_its_own_strides() -> None:
+    floats, bits = sizes(plan(VGG)), sizes(plan(replace(VGG, out_channels=72), BITS))
+    assert (floats["out_pixel"], floats["out_row"]) == (128, 224 * 128)
+    assert (bits["out_pixel"], bits["out_row"]) == (3, 224 * 3)
 
 
 def test_few_tiles_are_few_blocks() -> None:

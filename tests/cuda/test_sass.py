@@ -20,7 +20,7 @@ from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
-from binop._cuda.plan_stem import StemCall, stem_kernel
+from binop._cuda.plan_stem import NARROW, STEM_TILES, WIDE, StemCall, StemTile, stem_kernel
 from binop._cuda.plan_wgmma import WgmmaTile, tiles, wgmma_kernel
 from binop._cuda.plan_wgmma_rows import RowsTile, _most_consumers, wgmma_rows_kernel
 from binop._cuda.wgmma_rows_layout import steps_of
@@ -61,9 +61,9 @@ def _rows(
     return wgmma_rows_kernel(geometry, call, tile)
 
 
-def _stem(channels: int, kernel: int, stride: int, call: StemCall) -> Kernel:
+def _stem(channels: int, kernel: int, stride: int, call: StemCall, tile: StemTile) -> Kernel:
     geometry = replace(layer(channels, 224, 64), kernel=(kernel, kernel), stride=(stride, stride))
-    return stem_kernel(geometry, call)
+    return stem_kernel(geometry, call, tile)
 
 
 # One of every source and element type, and of every tile and output.
@@ -107,11 +107,17 @@ _CHOSEN = [
     _rows("float16", 32, 3, RowsTile(32, 4), residual=_FULL_SUM),
     _rows("float32", 128, 3, RowsTile(96, 2), residual=_FULL_SUM),
 ]
+_IMAGENET_STEM = (3, 7, 2, StemCall("bfloat16", False, norm=True))
+_VGG_STEM = (3, 3, 1, StemCall("bfloat16", False, packed=True))
 _STEMS = [
-    _stem(3, 7, 2, StemCall("bfloat16", False, norm=True)),
-    _stem(3, 3, 1, StemCall("bfloat16", False, packed=True)),
-    _stem(4, 7, 1, StemCall("float16", True, packed=True)),
-    _stem(1, 5, 3, StemCall("float16", True, norm=True, relu=True)),
+    _stem(*stem, tile)
+    for tile in STEM_TILES
+    for stem in (
+        _IMAGENET_STEM,
+        _VGG_STEM,
+        (4, 7, 1, StemCall("float16", True, packed=True)),
+        (1, 5, 3, StemCall("float16", True, norm=True, relu=True)),
+    )
 ]
 _CHOSEN += _STEMS
 _WIDE = [k for k in _CHOSEN if k.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu")]
@@ -132,7 +138,7 @@ def test_every_source_compiles_for_every_architecture_without_local_memory(
         products = [line for line in code if "MMA." in line and "HFMA2" not in line]
         assert bool(products) == (kernel.source in ("conv_mma.cu", "mma_peak.cu", "stem.cu"))
         if kernel in _STEMS:
-            assert all("HMMA.16816.F32" in line for line in products)
+            assert all(re.search(r"HMMA.16816.F32|HGMMA.64x64x16.F32", line) for line in products)
         elif arch not in ("sm_100", "sm_120"):  # these emulate it with 8-bit products
             assert all(_BIT_PRODUCT in line for line in products)
 
@@ -239,16 +245,47 @@ def _loop(code: list[str], product: str) -> list[str]:
     return code[first:end]
 
 
-@pytest.mark.parametrize("kernel", _STEMS)
-def test_a_stem_s_step_is_loads_masks_and_products(
-    kernel: Kernel, machine_code: MachineCode
-) -> None:
-    """The figures of stem_product.cuh: an operand's word is a load and a mask, no more."""
-    code, _ = machine_code(kernel, "sm_90a")
-    step = [line for line in _loop(code, "HMMA") if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
-    assert len([line for line in step if "HMMA" in line]) == 32
-    assert len([line for line in step if re.search(r"\bLDS\b", line)]) == 16 + 4 + 1
-    assert len(step) < 100
+def _instructions(code: list[str]) -> list[str]:
+    return [line for line in code if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+
+
+def _matching(pattern: str, code: list[str]) -> list[int]:
+    return [i for i, line in enumerate(code) if re.search(pattern, line)]
+
+
+def test_a_step_of_a_wide_stem_is_loads_and_two_products(machine_code: MachineCode) -> None:
+    """Ten steps, of which the last two mask what they load; nothing waits for all products before
+    the last one."""
+    code, log = machine_code(_stem(*_IMAGENET_STEM, WIDE), "sm_90a")
+    assert not re.search(r"C75\d\d", log)
+    code = _instructions(code)
+    products = _matching("HGMMA", code)
+    assert len(products) == 2 * 10
+    steps = code[products[1] + 1 : products[-1] + 1]
+    assert len(_matching(r"\bLDS R", steps)) == 9 * 8  # a word each
+    assert len(_matching(r"\bLDS\.64\b", steps)) == 9 + 2
+    assert len(_matching("LOP3", steps)) == 2 * 8
+    assert len(steps) < 9 * 22
+    assert len(_matching("DEPBAR.LE gsb0, 0x0", steps)) == 0
+
+
+def test_a_stem_s_bits_are_two_instructions_for_two_values(machine_code: MachineCode) -> None:
+    code, _ = machine_code(_stem(*_VGG_STEM, WIDE), "sm_90a")
+    code = _instructions(code)
+    first = _matching("DEPBAR.LE gsb0, 0x0", code)[0]
+    end = next(i for i in _matching(r"\bBRA\b", code) if i > first)
+    decisions = code[first:end]
+    for instruction, count in (("F2FP", 32), ("HSET2", 32), ("HMMA", 8)):
+        assert len(_matching(instruction, decisions)) == count
+    assert len(decisions) < 110
+
+
+def test_a_step_of_a_narrow_stem_is_loads_masks_and_products(machine_code: MachineCode) -> None:
+    code, _ = machine_code(_stem(*_IMAGENET_STEM, NARROW), "sm_80")
+    step = _instructions(_loop(code, "HMMA"))
+    assert len(_matching("HMMA", step)) == 16
+    assert len(_matching(r"\bLDS\b", step)) == 8 + 4 + 2
+    assert len(step) < 60
 
 
 def _stems() -> Iterator[Kernel]:
@@ -256,7 +293,7 @@ def _stems() -> Iterator[Kernel]:
     for bias, norm, relu in product((False, True), repeat=3):
         calls.append(StemCall("float16", bias, norm=norm, relu=relu))
     for channels, kernel, stride in product(range(1, 5), (1, 2, 3, 5, 7), (1, 2, 3, 4)):
-        yield from (_stem(channels, kernel, stride, call) for call in calls)
+        yield from (_stem(channels, kernel, stride, call, WIDE) for call in calls)
 
 
 def _tiles_of_residual_sums() -> Iterator[Kernel]:

@@ -149,6 +149,15 @@ def test_emulated(hopper: ModuleType, launched: list[Launch], stem: Stem) -> Non
     assert {launch.kernel.source for launch in launched} == {"stem.cu"}
 
 
+@every_stem
+def test_narrow_products_emulated(ampere: ModuleType, launched: list[Launch], stem: Stem) -> None:
+    """What GPUs other than Hopper run: of each stem one output."""
+    x, weight, bias = stem.tensors(torch.float16)
+    name, arguments = calls(stem, x, weight, bias)[STEMS.index(stem) % 6]
+    check(getattr(ampere, name)(*arguments), name, arguments)
+    assert {dict(launch.kernel.macros)["WIDE"] for launch in launched} == {0}
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_what_a_window_does_not_see_does_not_count_emulated(
     hopper: ModuleType, value: float

@@ -109,7 +109,10 @@ inline void publish_to_products() {}
 inline void order_before_copies() {}
 inline void begin_products() {}
 inline void commit_products() {}
-inline void wait_products() { emulated::sync_warpgroup(); }
+template <int Pending = 0>
+inline void wait_products() {
+  emulated::sync_warpgroup();
+}
 
 inline void keep(int&) {}
 inline void keep(const void*&) {}
@@ -143,6 +146,10 @@ inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0) emulated::fail("misaligned store of 16 bytes");
   const u32 words[] = {x, y, z, w};
   memcpy(to, words, sizeof words);
+}
+
+inline void store_vector_if(bool exists, void* to, u32 x, u32 y, u32 z, u32 w) {
+  if (exists) store_vector(to, x, y, z, w);
 }
 
 inline void store_chunk(u32 address, uint4 value) {
