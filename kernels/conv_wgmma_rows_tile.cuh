@@ -64,7 +64,7 @@ constexpr int kColumns = TILE_N + 16;
 // Registers of a thread. Of three consumers or more, the producers give up what they do not need: a
 // block owns what it was launched with, and more would be waited for forever.
 constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
-constexpr int kProducerRegisters = 40;
+constexpr int kProducerRegisters = Channel<OUT>::kPacked ? 40 : 56;
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 constexpr bool kHandsOver = CONSUMERS >= 3 && kConsumerRegisters > kLaunchRegisters;

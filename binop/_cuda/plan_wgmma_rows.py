@@ -38,7 +38,8 @@ _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
-_PRODUCER_REGISTERS = 40
+_PRODUCER_REGISTERS = 56
+_PRODUCER_REGISTERS_OF_BITS = 40
 _HANDING_OVER = 3
 _MAX_CHANNELS = 192
 _MAX_CONSUMERS = 6
@@ -96,7 +97,7 @@ def _most_consumers(tile_channels: int, steps: int, stores: str, residual: bool 
     fitting = [
         consumers
         for consumers in range(1, _MAX_CONSUMERS + 1)
-        if held + _registers_beside(consumers, stores, residual) <= _registers(consumers)
+        if held + _registers_beside(consumers, stores, residual) <= _registers(consumers, stores)
         # The assembler refuses (C7602) a product with more sums than the launch has registers for.
         and sums + 30 <= _launched_registers(consumers)
     ]
@@ -112,16 +113,17 @@ def _registers_beside(consumers: int, stores: str, residual: bool) -> int:
         return 76 if consumers == 3 else 60
     if stores == "bits":
         return 36
-    return {3: 44, 4: 52, 5: 36}.get(consumers, 56)
+    return {3: 44, 4: 52}.get(consumers, 56)
 
 
-def _registers(consumers: int) -> int:
+def _registers(consumers: int, stores: str) -> int:
     """Of a consumer's thread, to which the producers hand over theirs where there are three or more
     (conv_wgmma_rows_tile.cuh)."""
     launched = _launched_registers(consumers)
     if consumers < _HANDING_OVER:
         return launched
-    return max(launched, (launched * (1 + consumers) - _PRODUCER_REGISTERS) // consumers // 8 * 8)
+    kept = _PRODUCER_REGISTERS_OF_BITS if stores == "bits" else _PRODUCER_REGISTERS
+    return max(launched, (launched * (1 + consumers) - kept) // consumers // 8 * 8)
 
 
 @dataclass(frozen=True)
