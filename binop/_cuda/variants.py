@@ -25,7 +25,7 @@ from binop._cuda.mma_tile import (
 from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
-from binop._cuda.plan_stem import STEM_TILES, StemCall, stem_kernel
+from binop._cuda.plan_stem import STEM_TILES, StemCall, stem_kernel, stem_tile
 from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
 from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
@@ -120,8 +120,9 @@ def runs_on(kernel: Kernel, arch: str) -> bool:
     if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu", "wgmma_peak.cu"):
         return capability == WITH_WGMMA
     if kernel.source == "stem.cu":
-        wide = capability == WITH_WGMMA
-        return capability >= FIRST_WITH_MMA and wide == bool(dict(kernel.macros)["WIDE"])
+        macros, tile = dict(kernel.macros), stem_tile(capability)
+        planned = (macros["WIDE"], macros["BLOCKS"]) == (tile.wide, tile.blocks)
+        return capability >= FIRST_WITH_MMA and planned
     if kernel.source == "mma_peak.cu":
         return capability >= FIRST_WITH_MMA
     if kernel.source != "conv_mma.cu":
