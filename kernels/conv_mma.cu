@@ -42,28 +42,23 @@ struct Walk {
   }
 };
 
-struct Kept {
-  Spot* spots;
-  int* entries;  // of the patch
-
-  static __device__ Kept at(const MmaArguments& a, u8* shared, int turn) {
-    return {::at<Spot>(shared, a.spots_at) + turn * kTileM, ::at<int>(shared, a.tiles_at) + turn};
-  }
-};
+__device__ inline Spot* kept_spots(const MmaArguments& a, u8* shared, int turn) {
+  return at<Spot>(shared, a.spots_at) + turn * kTileM;
+}
 
 // Starts the copies of the next stage, as a group of their own (empty past the last tile).
+// `entries` are those of its patch, found with the tile's first stage.
 __device__ inline void load_stage(const MmaArguments& a, const Block& block, Walk& ahead,
-                                  u8* shared) {
+                                  int& entries, u8* shared) {
   if (ahead.tile < static_cast<int>(a.pixel_tiles)) {
     u32* sources = at<u32>(shared, a.sources_at);
-    const Kept kept = Kept::at(a, shared, ahead.turn);
     if (ahead.stage == 0) {
       const Tile tile = Tile::at(a, ahead.tile);
-      *kept.entries = tile.entries;
+      entries = tile.entries;
       find_sources(a, tile, sources);
-      describe_pixels(a, tile, kept.spots);
+      describe_pixels(a, tile, kept_spots(a, shared, ahead.turn));
     }
-    load_patch(a, *kept.entries, sources, block.group, ahead.stage,
+    load_patch(a, entries, sources, block.group, ahead.stage,
                shared_address(ahead.address(a, shared)));
     if (!a.resident) {
       load_filters(a, block, at<Chunk>(shared, a.chunks_at), ahead.stage, ahead.filters(a, shared));
@@ -121,6 +116,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
   Walk now = {static_cast<int>(blockIdx.x) / channel_tiles};
   Walk ahead = now;
   bool started = false;  // whether a stage is under way
+  int entries = 0;       // of the patch of the last stage that was started
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(dynamic, a.channels_at));
   Operands operands;
   operands.chunk = Operands::chunk_lane(warp, shared_address(at<Chunk>(dynamic, a.chunks_at)));
@@ -129,16 +125,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     const bool starts = now.stage == 0;
-    const Kept kept = Kept::at(a, dynamic, now.turn);
+    const Spot* spots = kept_spots(a, dynamic, now.turn);
     int* set_bits = at<int>(dynamic, a.set_bits_at) +
                     now.turn * static_cast<int>(a.segment_entries * a.segments);
     const u8* patch = now.address(a, dynamic);
     if (started) {
       wait_copies<0>();
-      count_set_bits(a, *kept.entries, now.stage, patch, set_bits);
+      count_set_bits(a, entries, now.stage, patch, set_bits);
       __syncthreads();  // the stage has arrived for all threads, and all have used the one before
     }
-    load_stage(a, block, ahead, dynamic);
+    load_stage(a, block, ahead, entries, dynamic);
     if (!started) {
       build_table(a, block, at<Channel<OUT>>(dynamic, a.channels_at),
                   at<int>(dynamic, a.scratch_at), at<int>(dynamic, a.table_at));
@@ -147,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     }
 
     if (starts) {
-      operands.enter(kept.spots, warp);
+      operands.enter(spots, warp);
       clear(sums);
     }
     multiply_stage(sums, operands, warp, shared_address(patch),
@@ -162,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
       if (warp.k == 0) take_over(sums, warp, at<Partials>(dynamic, a.scratch_at));
     }
     if (warp.k == 0) {
-      store_tile<OUT>(a, block, first_pixel, warp, finish, dynamic, kept.spots, set_bits, sums);
+      store_tile<OUT>(a, block, first_pixel, warp, finish, dynamic, spots, set_bits, sums);
     }
   }
 }

@@ -160,25 +160,6 @@ __device__ inline void load_patch(const MmaArguments& a, int tile_entries, const
   }
 }
 
-__device__ inline int count_chunk(const uint4& chunk) {
-  return __popc(chunk.x) + __popc(chunk.y) + __popc(chunk.z) + __popc(chunk.w);
-}
-
-// Of a chunk whose pixel has `left` words from there on. Tail bits that a user's tensor has set do
-// not count, and meet zeros in the filters.
-__device__ inline uint4 used_words(const uint4& chunk, int left, u32 last_mask) {
-  return make_uint4(left == 1 ? chunk.x & last_mask : chunk.x,
-                    left == 2  ? chunk.y & last_mask
-                    : left < 2 ? 0u
-                               : chunk.y,
-                    left == 3  ? chunk.z & last_mask
-                    : left < 3 ? 0u
-                               : chunk.z,
-                    left == 4  ? chunk.w & last_mask
-                    : left < 4 ? 0u
-                               : chunk.w);
-}
-
 template <class Count>
 __device__ inline void count_entries(const MmaArguments& a, int tile_entries, int stage,
                                      const u8* patch, int* set_bits, Count count) {
@@ -189,23 +170,34 @@ __device__ inline void count_entries(const MmaArguments& a, int tile_entries, in
     const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
     int set = stage == 0 ? 0 : set_bits[entry];
 #pragma unroll 2
-    for (int plane = 0; plane < planes; ++plane, chunk += entries) set += count(*chunk, plane);
+    for (int plane = 0; plane < planes; ++plane, chunk += entries) set += count(chunk, plane);
     set_bits[entry] = set;
   }
 }
 
-// Adds up popc of every entry over the stages.
+// Adds up popc of every entry over the stages. (Of a pixel with fewer words than a chunk only these
+// are read: others may still be on their way, copied by other threads. Tail bits that a user's
+// tensor has set do not count, and meet zeros in the filters.)
 __device__ inline void count_set_bits(const MmaArguments& a, int tile_entries, int stage,
                                       const u8* patch, int* set_bits) {
   if (a.group_channels % (kChunkWords * kWordBits) == 0) {
-    const auto count = [](const uint4& chunk, int) { return count_chunk(chunk); };
+    const auto count = [](const uint4* chunk, int) {
+      return __popc(chunk->x) + __popc(chunk->y) + __popc(chunk->z) + __popc(chunk->w);
+    };
     count_entries(a, tile_entries, stage, patch, set_bits, count);
   } else {
     const int skipped = stage * static_cast<int>(a.stage_planes) * kChunkWords;
     const int left = static_cast<int>(a.group_words) - skipped;
     const u32 last_mask = tail_mask(a.group_channels);
-    const auto count = [=](const uint4& chunk, int plane) {
-      return count_chunk(used_words(chunk, left - plane * kChunkWords, last_mask));
+    const auto count = [=](const uint4* chunk, int plane) {
+      const u32* words = reinterpret_cast<const u32*>(chunk);
+      const int last = left - plane * kChunkWords - 1;
+      int set = 0;
+#pragma unroll
+      for (int word = 0; word < kChunkWords; ++word) {
+        if (word <= last) set += __popc(words[word] & (word == last ? last_mask : ~0u));
+      }
+      return set;
     };
     count_entries(a, tile_entries, stage, patch, set_bits, count);
   }

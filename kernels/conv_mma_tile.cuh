@@ -78,7 +78,6 @@ struct MmaArguments : ConvArguments {
   i64 set_bits_at;
   i64 sources_at;
   i64 table_at;
-  i64 tiles_at;
   i64 spots_at;
   i64 rows_at;
   i64 taps_at;

@@ -115,7 +115,6 @@ class Candidate:
             "set_bits_at": 2 * self.patch.entries * 4,
             "sources_at": self.patch.entries * 4,
             "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
-            "tiles_at": _TILES_KEPT * 4,
             "spots_at": _TILES_KEPT * tile.pixels * 8,
             "rows_at": tile.pixels * tile.warps_across * 8,
             "taps_at": rows * columns * 4,
