@@ -9,8 +9,10 @@
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
 // The first term comes from a table of border classes; popc(a) is counted while products run.
+#define IN_PLACE 0
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
+#include "conv_wgmma_block.cuh"
 #include "conv_wgmma_copies.cuh"
 #include "conv_wgmma_epilogue.cuh"
 // (After the epilogue.)
@@ -19,33 +21,12 @@
 #include "conv_wgmma_weights.cuh"
 #include "overlap.cuh"
 
-// What every role knows of its block.
-struct Work {
-  const WgmmaArguments& a;
-  Channels channels;
-  Layout layout;
-  int first_tile;
-  int walkers;  // blocks with the same channels
-  u8* dynamic;  // shared memory
-  u32 shared;   // its address
-};
-
 __device__ void produce(const Work& work) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
   const PatchLoader loader = PatchLoader::of(a);
-  const BorderAxis rows = {static_cast<int>(a.step_rows * a.skip_rows),
-                           static_cast<int>(a.padding_rows),
-                           static_cast<int>(a.tap_rows),
-                           a.tap_rows_inverse,
-                           static_cast<int>(a.reach_rows - a.height),
-                           static_cast<int>(a.cut_first_rows)};
-  const BorderAxis columns = {static_cast<int>(a.step_columns * a.skip_columns),
-                              static_cast<int>(a.padding_columns),
-                              static_cast<int>(a.tap_columns),
-                              a.tap_columns_inverse,
-                              static_cast<int>(a.reach_columns - a.width),
-                              static_cast<int>(a.cut_first_columns)};
+  const BorderAxis rows = BorderAxis::rows_of(a);
+  const BorderAxis columns = BorderAxis::columns_of(a);
   TileStart start = TileStart::at(a, work.first_tile * kTileM);
   Stage stage;
 #pragma unroll 1
@@ -59,7 +40,7 @@ __device__ void produce(const Work& work) {
       wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
       loader.load(a, image, stack_row, patch_rows, slab, patch);
-      if (slab == 0) describe_rows(a, start, rows, columns, patch + PLANES * loader.plane_bytes);
+      if (slab == 0) describe_rows(a, start, rows, columns, patch + PLANES * loader.entry.plane_bytes);
       const u32 full = work.shared + Layout::kFull + 8 * stage.index;
       arrive_after_copies(full);
       arrive(full);  // for what was stored without a copy
@@ -104,24 +85,6 @@ struct Fragments {
 __device__ inline int sum_of_lanes(int value) {
   value += __shfl_xor_sync(kAllLanes, value, 1);
   return value + __shfl_xor_sync(kAllLanes, value, 2);
-}
-
-// Every lane of the warp is done with what the barrier guards.
-__device__ inline void arrive_for_warp(u32 barrier) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) arrive(barrier);
-}
-
-// The rows of this lane for the epilogue, as far as the words behind the patch tell.
-__device__ inline void read_rows(u32 words, i64 first_pixel, LaneRows& rows) {
-  rows.first = first_pixel;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const u32 at = RowWords::at(words, threadIdx.x % 32 / 4 + 8 * half);
-    rows.border[half] = RowWords::border_of(load_shared(at));
-    rows.pixel[half] = static_cast<int>(load_shared(at + 4));
-    rows.set[half] = 0;
-  }
 }
 
 __device__ void consume(const Work& work, int consumer) {
@@ -182,18 +145,7 @@ __device__ inline void clear_patches(const WgmmaArguments& a, u32 patches) {
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
-  const int block = static_cast<int>(blockIdx.x);
-  const int walkers = static_cast<int>(a.walkers);
-  const int channel_tile = divide_small(block, a.walkers_inverse);
-  const int group_tiles = static_cast<int>(a.group_channel_tiles);
-  const int group = divide_small(channel_tile, a.group_channel_tiles_inverse);
-  const Work work = {a,
-                     Channels::at(group, channel_tile - group * group_tiles, a.out_per_group),
-                     Layout::of(a),
-                     block - channel_tile * walkers,
-                     walkers,
-                     dynamic,
-                     shared_address(dynamic)};
+  const Work work = Work::of(a, dynamic);
   if (threadIdx.x < a.stages) {
     init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 2 * kWarpgroup);
     init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);

@@ -13,6 +13,26 @@ struct BorderAxis {
   int over;  // what the last tap of the first output is past the image's end, without padding
   int cut_first;
 
+  template <class Arguments>
+  static __device__ BorderAxis rows_of(const Arguments& a) {
+    return {static_cast<int>(a.step_rows * a.skip_rows),
+            static_cast<int>(a.padding_rows),
+            static_cast<int>(a.tap_rows),
+            a.tap_rows_inverse,
+            static_cast<int>(a.reach_rows - a.height),
+            static_cast<int>(a.cut_first_rows)};
+  }
+
+  template <class Arguments>
+  static __device__ BorderAxis columns_of(const Arguments& a) {
+    return {static_cast<int>(a.step_columns * a.skip_columns),
+            static_cast<int>(a.padding_columns),
+            static_cast<int>(a.tap_columns),
+            a.tap_columns_inverse,
+            static_cast<int>(a.reach_columns - a.width),
+            static_cast<int>(a.cut_first_columns)};
+  }
+
   __device__ int class_of(int output) const {
     const int start = output * step - padding;
     const int before = start < 0 ? -start + tap - 1 : 0;

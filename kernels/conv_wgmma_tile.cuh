@@ -1,6 +1,7 @@
-// The tile of conv_wgmma, its arguments and its shared memory.
+// The tile of conv_wgmma and conv_wgmma_in_place, its arguments and its shared memory.
 //
 // Compiled with
+//   IN_PLACE    1 in conv_wgmma_in_place
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
 //   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
@@ -39,9 +40,12 @@ struct WgmmaArguments : ConvArguments {
   i64 patch_columns_inverse;
   i64 patch_rows;  // rows of one padded image
   i64 patch_rows_inverse;
+  i64 by_patch_columns;
+  i64 by_patch_rows;
   i64 out_width_inverse;
   i64 out_height_inverse;
-  i64 reach_rows;  // rows of the padded image under one output pixel
+  i64 reach_places;  // in place: from an output pixel's first tap to its last
+  i64 reach_rows;    // rows of the padded image under one output pixel
   i64 reach_columns;
   i64 step_rows;  // rows of the padded image from one output row to the next
   i64 step_columns;
@@ -62,7 +66,10 @@ struct WgmmaArguments : ConvArguments {
 };
 
 constexpr int kTileM = kProductM * CONSUMERS;
-constexpr int kColumns = TILE_N;  // of a product
+// In place, sixteen more columns have all bits set: their sums are popc(a), in every lane.
+constexpr int kSetColumns = IN_PLACE ? 16 : 0;
+constexpr int kColumns = TILE_N + kSetColumns;  // of a product
+constexpr int kSetSum = TILE_N / 2;  // where a lane finds that sum; of its other row, 2 further
 constexpr int kThreads = kWarpgroup * (1 + CONSUMERS);
 constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
 constexpr int kRowPieces = (KERNEL_COLUMNS + WORD_TAPS - 1) / WORD_TAPS;  // WORD_TAPS > 1
@@ -70,17 +77,17 @@ constexpr int kUsedChunks = WORD_TAPS > 1 ? KERNEL_ROWS * kRowPieces : kTaps * P
 constexpr int kSteps = (kUsedChunks + 1) / 2;  // matrix products of a slab
 constexpr int kSlabChunks = 2 * kSteps;
 constexpr bool kHalfStep = kUsedChunks < kSlabChunks;  // the last product's second half is clear
-constexpr int kFilterChunkBytes = TILE_N * kChunkBytes;
+constexpr int kFilterChunkBytes = kColumns * kChunkBytes;
 
 // Registers of a thread: what the producers give up goes to the consumers. A block owns what it was
 // launched with; more would be waited for forever.
 constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
-constexpr int kProducerRegisters = CONSUMERS == 2 ? 72 : CONSUMERS == 3 ? 80 : 64;
+constexpr int kProducerRegisters = IN_PLACE ? 56 : CONSUMERS == 2 ? 72 : CONSUMERS == 3 ? 80 : 64;
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 // Of a consumer, beside its sums and the fragments that products may still be reading.
 constexpr int kSpareRegisters =
-    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - kColumns / 2 - 4 * kSteps;
+    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - kColumns / 2 - (IN_PLACE ? 0 : 4 * kSteps);
 
 // Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
 // filters, patches (STAGES of them).

@@ -18,6 +18,9 @@ struct ChunkSource {
     return {slab, 0, 0, WORD_TAPS > 1 ? 0 : slab * PLANES * kChunkWords};
   }
 
+  // Without the word.
+  static __device__ ChunkSource at(int slab, int chunk) { return {slab, chunk, chunk % PLANES, 0}; }
+
   // Words of the filter that the chunk holds.
   __device__ int words(int group_words) const {
     if (chunk >= kUsedChunks) return 0;
@@ -46,8 +49,9 @@ struct ChunkSource {
 // One 16-byte piece of a filter; words from `existing` on are clear.
 __device__ inline void copy_filter_piece(const WgmmaArguments& a, u32 target, const u32* filter,
                                          int first_word, int existing) {
+  constexpr int kStep = MASKED ? 1 : COPY_WORDS;
 #pragma unroll
-  for (int word = 0; word < kChunkWords; word += COPY_WORDS) {
+  for (int word = 0; word < kChunkWords; word += kStep) {
 #if MASKED
     const int group_words = static_cast<int>(a.group_words);
     u32 value = word < existing ? filter[first_word + word] : 0u;
@@ -166,7 +170,7 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
     constexpr int kTapWords = kChunkWords / WORD_TAPS;
     const int chunk = row * kRowPieces + column / WORD_TAPS;
     const u32* words =
-        reinterpret_cast<const u32*>(filters + (chunk * TILE_N + filter) * kChunkBytes) +
+        reinterpret_cast<const u32*>(filters + chunk * kFilterChunkBytes + filter * kChunkBytes) +
         column % WORD_TAPS * kTapWords;
 #pragma unroll
     for (int i = 0; i < kTapWords; ++i) set += __popc(words[i]);
@@ -177,7 +181,7 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
       for (int plane = 0; plane < PLANES; ++plane) {
         const int chunk = slab * kSlabChunks + tap * PLANES + plane;
         const uint4 words =
-            *reinterpret_cast<const uint4*>(filters + (chunk * TILE_N + filter) * kChunkBytes);
+            *reinterpret_cast<const uint4*>(filters + chunk * kFilterChunkBytes + filter * kChunkBytes);
         set += count_words(words.x, words.y, words.z, words.w);
       }
     }
@@ -271,12 +275,38 @@ __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout
   sync_consumers();
 }
 
+// The columns that count the activations: all bits that a filter may have, so that whatever else a
+// patch holds counts nothing.
+__device__ inline void write_ones(const WgmmaArguments& a, u32 filters) {
+  const int group_words = static_cast<int>(a.group_words);
+  const int chunks = static_cast<int>(a.slabs) * kSlabChunks;
+  const u32 to = filters + TILE_N * kChunkBytes;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < chunks * kSetColumns;
+       i += kConsumerThreads) {
+    const int index = i / kSetColumns;
+    const ChunkSource source = ChunkSource::at(index / kSlabChunks, index % kSlabChunks);
+    const int existing = source.words(group_words);
+    const int first = WORD_TAPS > 1 ? 0 : (source.slab * PLANES + source.plane) * kChunkWords;
+    u32 words[kChunkWords];
+#pragma unroll
+    for (int word = 0; word < kChunkWords; ++word) {
+      const bool last = (first + word) % group_words == group_words - 1;
+      const u32 all = MASKED && last ? tail_mask(a.group_channels) : ~0u;
+      words[word] = word < existing ? all : 0u;
+    }
+    store_chunk(to + index * kFilterChunkBytes + i % kSetColumns * kChunkBytes,
+                make_uint4(words[0], words[1], words[2], words[3]));
+  }
+}
+
 // The filters and constants of a block, complete for all consumers afterwards.
 template <class Out>
 __device__ inline void prepare_filters(const WgmmaArguments& a, const Channels& channels,
                                        int rotation, const Layout& layout, u32 shared,
                                        u8* dynamic) {
   if constexpr (kThroughRegisters) write_all_constants<Out>(a, channels, shared);
+  if constexpr (kSetColumns > 0) write_ones(a, shared + layout.filters);
   const u32* filters =
       a.weight + static_cast<i64>(channels.first) * (kTaps * static_cast<int>(a.group_words));
   if (a.copied_bytes > 0) {

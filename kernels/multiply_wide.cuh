@@ -19,6 +19,16 @@ struct FilterTile {
   static __device__ FilterTile at(u32 address) { return {(address >> 4) | Columns << 16}; }
 };
 
+// The 64 rows of a product in shared memory, 16 bytes (128 bits of depth) of each side by side. `low`
+// as above, but the address may be that of any row.
+struct RowTile {
+  u32 low;
+
+  static __device__ RowTile at(u32 address, int next_chunk) {
+    return {address >> 4 | static_cast<u32>(next_chunk) >> 4 << 16};
+  }
+};
+
 template <int Columns>
 struct ProductSums {
   int values[Columns / 2];
@@ -110,6 +120,15 @@ struct ProductSums {
                  : BOUND_##COUNT(sums.values)                                                \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low),                   \
                    "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate));                        \
+  }                                                                                          \
+  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, RowTile a,               \
+                                        FilterTile<COLUMNS> b, int accumulate) {             \
+    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" THIRD  \
+                 "};\n\tmov.b64 b, {%" SECOND ", %" THIRD "};\n\tsetp.ne.b32 p, %" FOURTH     \
+                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                          \
+                 : BOUND_##COUNT(sums.values)                                                \
+                 : "r"(a.low), "r"(b.low), "r"(FilterTile<COLUMNS>::kHigh),                  \
+                   "r"(accumulate));                                                         \
   }
 
 DEFINE_PRODUCTS(32, 16, "16", "17", "18", "19", "20", "21", "22")

@@ -9,7 +9,15 @@ import pytest
 import torch
 from cases import Case
 
-from binop._cuda import mma_tile, plan_conv, plan_fused, plan_mma, plan_wgmma, plan_wgmma_rows
+from binop._cuda import (
+    mma_tile,
+    plan_conv,
+    plan_fused,
+    plan_mma,
+    plan_wgmma,
+    plan_wgmma_in_place,
+    plan_wgmma_rows,
+)
 from binop._cuda.mma_candidate import Candidate
 from binop._cuda.plan_wgmma import WgmmaTile
 from binop._cuda.plan_wgmma_rows import RowsTile
@@ -27,6 +35,12 @@ TILES = {
 WGMMA_TILES = {
     f"{channels}x{consumers}": WgmmaTile(channels, consumers)
     for channels, consumers in ((32, 1), (64, 4), (96, 2), (128, 3), (256, 2))
+}
+
+# Of conv_wgmma_in_place.
+IN_PLACE_TILES = {
+    f"{channels}x{consumers}": WgmmaTile(channels, consumers)
+    for channels, consumers in ((32, 1), (64, 4), (128, 3), (192, 2))
 }
 
 # Of conv_wgmma_rows.
@@ -129,23 +143,38 @@ def _choose_nearest(monkeypatch: pytest.MonkeyPatch, plan: Any, wanted: Any) -> 
     monkeypatch.setattr(plan, "_choose_tile", choose)
 
 
+def _prefer(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    """Where it takes a shape."""
+    all_estimates = plan_conv._wide_estimates
+
+    def estimates(*arguments: Any) -> dict[str, float]:
+        found = all_estimates(*arguments)
+        return {kernel: found[kernel]} if kernel in found else found
+
+    monkeypatch.setattr(plan_conv, "_wide_estimates", estimates)
+    never_fuse(monkeypatch)
+
+
 def force_wgmma_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Leaves conv_wgmma the tile that is nearest to one of WGMMA_TILES, of those that fit."""
     _choose_nearest(monkeypatch, plan_wgmma, WGMMA_TILES[name])
-    monkeypatch.setattr(plan_conv, "why_not_wgmma_rows", lambda *_: "forced")
-    never_fuse(monkeypatch)
+    _prefer(monkeypatch, "conv_wgmma")
+
+
+def force_in_place_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The same for conv_wgmma_in_place and IN_PLACE_TILES, where it takes a shape."""
+    _choose_nearest(monkeypatch, plan_wgmma_in_place, IN_PLACE_TILES[name])
+    _prefer(monkeypatch, "conv_wgmma_in_place")
 
 
 def force_rows_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The same for conv_wgmma_rows and ROWS_TILES, where it takes a shape."""
     _choose_nearest(monkeypatch, plan_wgmma_rows, ROWS_TILES[name])
-    monkeypatch.setattr(plan_conv, "wgmma_rows_cycles", lambda *_: 0)
-    never_fuse(monkeypatch)
+    _prefer(monkeypatch, "conv_wgmma_rows")
 
 
 def never_wgmma(monkeypatch: pytest.MonkeyPatch) -> None:
-    for why_not in ("why_not_wgmma", "why_not_wgmma_rows"):
-        monkeypatch.setattr(plan_conv, why_not, lambda *_: "forced")
+    monkeypatch.setattr(plan_conv, "_wide_estimates", lambda *_: {})
 
 
 def never_fuse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from types import ModuleType
 from typing import Any
 
-from binop._cuda import plan_wgmma, plan_wgmma_rows
+from binop._cuda import plan_wgmma, plan_wgmma_in_place, plan_wgmma_rows
 from binop._cuda.choice import Choice
 from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
@@ -22,7 +22,7 @@ from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.geometry import Conv2dGeometry
 
 Tile = tuple[int, ...]
-WARPGROUP_WIDE = ("conv_wgmma", "conv_wgmma_rows")
+WARPGROUP_WIDE = ("conv_wgmma", "conv_wgmma_in_place", "conv_wgmma_rows")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def _warpgroup_wide(
     why_not: Callable[[Conv2dGeometry, ConvCall, Device], str | None],
     plan: Callable[[Conv2dGeometry, ConvCall, Device, Any], Launch],
 ) -> ConvKernel:
-    """One of the two whose module has ``tiles`` and their ``cycles``."""
+    """One of those whose module has ``tiles`` and their ``cycles``."""
 
     def tiles(
         geometry: Conv2dGeometry, call: ConvCall, device: Device
@@ -72,6 +72,12 @@ def _plan_simt(
 CONV_KERNELS = {
     "conv_wgmma": _warpgroup_wide(
         plan_wgmma, WgmmaTile, plan_wgmma.why_not_wgmma, plan_wgmma.plan_wgmma
+    ),
+    "conv_wgmma_in_place": _warpgroup_wide(
+        plan_wgmma_in_place,
+        WgmmaTile,
+        plan_wgmma_in_place.why_not_wgmma_in_place,
+        plan_wgmma_in_place.plan_wgmma_in_place,
     ),
     "conv_wgmma_rows": _warpgroup_wide(
         plan_wgmma_rows,

@@ -26,7 +26,7 @@ PACK_SIZES = (
 UNPACK_POINTERS = ("packed", "out")
 UNPACK_SIZES = ("pixels", "channels", "words")
 CONV_POINTERS = ("x", "weight", "out", "scale_a", "scale_w", "bias", "threshold", "flip")
-# What conv_wgmma and conv_wgmma_rows take before these for a residual sum.
+# What the kernels conv_wgmma* take before these for a residual sum.
 RESIDUAL_POINTERS = ("signs", "residual", "norm", "activation", "shift")
 CONV_SIZES = (
     "scale_a_dtype", "scale_w_dtype", "scale_w_stride", "bias_stride", "threshold_stride",
@@ -35,14 +35,14 @@ CONV_SIZES = (
     "padding_columns", "dilation_rows", "dilation_columns", "groups", "group_channels",
     "group_words", "pad_value", "channels_last",
 )  # fmt: skip
-# What conv_wgmma takes after CONV_SIZES.
+# What conv_wgmma and conv_wgmma_in_place take after CONV_SIZES.
 WGMMA_SIZES = (
     "walkers", "walkers_inverse", "group_channel_tiles", "group_channel_tiles_inverse",
     "out_per_group", "pixel_tiles", "slabs", "stages", "stage_bytes", "copied_bytes",
     "plane_bytes",
     "patch_columns", "patch_columns_inverse", "patch_rows", "patch_rows_inverse",
-    "out_width_inverse", "out_height_inverse", "reach_rows", "reach_columns", "step_rows",
-    "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse",
+    "by_patch_columns", "by_patch_rows", "out_width_inverse", "out_height_inverse",
+    "reach_places", "reach_rows", "reach_columns", "step_rows", "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse",
     "tap_columns_inverse", "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows",
     "cut_last_rows", "cut_first_columns", "cut_last_columns", "column_classes_inverse",
 )  # fmt: skip

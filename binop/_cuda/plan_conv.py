@@ -12,8 +12,15 @@ from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_mma import why_not_mma
 from binop._cuda.plan_simt import plan_simt
 from binop._cuda.plan_wgmma import wgmma_cycles, why_not_wgmma
+from binop._cuda.plan_wgmma_in_place import why_not_wgmma_in_place, wgmma_in_place_cycles
 from binop._cuda.plan_wgmma_rows import wgmma_rows_cycles, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
+
+_WIDE = {
+    "conv_wgmma": (why_not_wgmma, wgmma_cycles),
+    "conv_wgmma_in_place": (why_not_wgmma_in_place, wgmma_in_place_cycles),
+    "conv_wgmma_rows": (why_not_wgmma_rows, wgmma_rows_cycles),
+}
 
 
 def plan_conv(
@@ -54,14 +61,20 @@ def plan_residual_sum(geometry: Conv2dGeometry, call: ConvCall, device: Device) 
     return _plan_by_estimate(geometry, call, device)
 
 
+def _wide_estimates(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> dict[str, float]:
+    """About how many cycles the kernels on warpgroup-wide products need, as far as they take a
+    call."""
+    return {
+        name: cycles(geometry, call, device)
+        for name, (why_not, cycles) in _WIDE.items()
+        if why_not(geometry, call, device) is None
+    }
+
+
 def _kernel_by_estimate(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> str:
-    wide = why_not_wgmma(geometry, call, device) is None
-    if why_not_wgmma_rows(geometry, call, device) is None and (
-        not wide or wgmma_rows_cycles(geometry, call, device) < wgmma_cycles(geometry, call, device)
-    ):
-        return "conv_wgmma_rows"
-    if wide:
-        return "conv_wgmma"
+    estimates = _wide_estimates(geometry, call, device)
+    if estimates:
+        return min(estimates, key=estimates.__getitem__)
     return "conv_mma" if why_not_mma(geometry, call, device) is None else "conv_simt"
 
 

@@ -137,25 +137,41 @@ class Memory:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
     @classmethod
-    def of(cls, geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, classes: int) -> Memory:
-        depth = Depth.of(geometry)
-        plane = patch_pixels(geometry, tile.pixels) * CHUNK_BYTES
+    def of(
+        cls,
+        geometry: Conv2dGeometry,
+        call: ConvCall,
+        tile: WgmmaTile,
+        classes: int,
+        depth: Depth,
+        entries: int,
+        set_columns: int = 0,
+    ) -> Memory:
+        """``entries`` of a patch, and columns that a product has beside the tile's channels."""
+        plane = entries * CHUNK_BYTES
         stage = divide_up(depth.planes * plane + _ROW_BYTES * tile.pixels, 128) * 128
         barriers = 8 * 2 * _MAX_STAGES + 16
         taps = math.prod(geometry.kernel)
         constants = 2 if call.residual is None else call.residual.constants
         tables = barriers + 4 * tile.channels * (constants + taps)
         tables += class_bytes(tile.channels, call.out) * classes
-        filters = depth.slabs * 2 * depth.steps * tile.channels * CHUNK_BYTES
+        columns = tile.channels + set_columns
+        filters = depth.slabs * 2 * depth.steps * columns * CHUNK_BYTES
         words = word_count(geometry.group_channels)
         # What conv_wgmma_weights.cuh calls kThroughRegisters.
         through_registers = (
             tile.consumers > 1
             and depth.word_taps == 1
-            and _copy_words(geometry, call) == CHUNK_WORDS
+            and not _masked(geometry)
+            and copy_words(geometry, call) == CHUNK_WORDS
         )
         copies = tile.channels * taps * words * WORD_BITS // 8 if through_registers else 0
         return cls(divide_up(tables, 128) * 128 + filters, stage, plane, copies)
+
+
+def _memory(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, classes: int) -> Memory:
+    entries = patch_pixels(geometry, tile.pixels)
+    return Memory.of(geometry, call, tile, classes, Depth.of(geometry), entries)
 
 
 def class_bytes(channels: int, out: str) -> int:
@@ -188,7 +204,7 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     for channels in range(WORD_BITS, most + 1, WORD_BITS):
         for consumers in range(1, _most_consumers(channels, depth.steps, call, stores) + 1):
             tile = WgmmaTile(channels, consumers)
-            memory = Memory.of(geometry, call, tile, border_classes(border))
+            memory = _memory(geometry, call, tile, border_classes(border))
             if memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
@@ -236,23 +252,22 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
     return None
 
 
-def _pixel_tiles(geometry: Conv2dGeometry, tile: WgmmaTile) -> int:
-    return divide_up(out_pixels(geometry), tile.pixels)
-
-
-def _walkers(geometry: Conv2dGeometry, tile: WgmmaTile, device: Device) -> tuple[int, int]:
-    """Channel tiles, and blocks that share each."""
+def walkers_of(
+    geometry: Conv2dGeometry, tile: WgmmaTile, pixels: int, device: Device
+) -> tuple[int, int, int]:
+    """Tiles of so many pixels, tiles of channels, and blocks that share each of these."""
+    pixel_tiles = divide_up(pixels, tile.pixels)
     out_per_group = geometry.out_channels // geometry.groups
     channel_tiles = geometry.groups * divide_up(out_per_group, tile.channels)
     walkers = max(1, device.multiprocessors // channel_tiles)
-    return channel_tiles, min(walkers, _pixel_tiles(geometry, tile))
+    return pixel_tiles, channel_tiles, min(walkers, pixel_tiles)
 
 
 def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, device: Device) -> float:
     """About how long a tile takes."""
     depth = Depth.of(geometry)
-    channel_tiles, walkers = _walkers(geometry, tile, device)
-    rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
+    pixel_tiles, channel_tiles, walkers = walkers_of(geometry, tile, out_pixels(geometry), device)
+    rounds = divide_up(pixel_tiles, walkers)
     steps = depth.slabs * depth.steps
     filters = steps * 2 * tile.channels * CHUNK_BYTES * _FILTER_CYCLES_PER_BYTE
     product = _PRODUCT_CYCLES + _PRODUCT_CYCLES_PER_CHANNEL * tile.channels
@@ -280,21 +295,15 @@ def plan_wgmma(
     depth = Depth.of(geometry)
     border = border_cuts(geometry, call.pad_value)
     assert border is not None
-    memory = Memory.of(geometry, call, tile, border_classes(border))
+    memory = _memory(geometry, call, tile, border_classes(border))
     copied = memory.copied(depth.slabs, device.block_shared_bytes)
     stages = memory.stages(device.block_shared_bytes - copied)
-    channel_tiles, walkers = _walkers(geometry, tile, device)
+    walk = walkers_of(geometry, tile, out_pixels(geometry), device)
+    _, channel_tiles, walkers = walk
     rows, columns = axes(geometry)
     skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
     skip_images, skip_rows = divmod(skipped_rows, rows.out)
-    group_channel_tiles = channel_tiles // geometry.groups
-    sizes = conv_sizes(geometry, call) | {
-        "walkers": walkers,
-        "walkers_inverse": inverse(walkers),
-        "group_channel_tiles": group_channel_tiles,
-        "group_channel_tiles_inverse": inverse(group_channel_tiles),
-        "out_per_group": geometry.out_channels // geometry.groups,
-        "pixel_tiles": _pixel_tiles(geometry, tile),
+    sizes = block_sizes(geometry, call, border, walk) | {
         "slabs": depth.slabs,
         "stages": stages,
         "stage_bytes": memory.stage,
@@ -306,6 +315,39 @@ def plan_wgmma(
         "patch_rows_inverse": inverse(rows.padded),
         "out_width_inverse": inverse(columns.out),
         "out_height_inverse": inverse(rows.out),
+        "skip_images": skip_images,
+        "skip_out_rows": skip_rows,
+        "skip_out_columns": skip_columns,
+    }
+    return Launch(
+        wgmma_kernel(geometry, call, tile),
+        walkers * channel_tiles,
+        tile.threads,
+        memory.fixed + copied + stages * memory.stage,
+        in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
+        f"Hopper's tensor cores: {tile.channels} channels a block, "
+        f"{tile.consumers} consumers, {stages} patches in flight",
+        overlaps=True,
+    )
+
+
+def block_sizes(
+    geometry: Conv2dGeometry,
+    call: ConvCall,
+    border: tuple[int, int, int, int],
+    walk: tuple[int, int, int],
+) -> dict[str, int]:
+    """The sizes that do not depend on how a patch lies; ``walk`` is of ``walkers_of``."""
+    pixel_tiles, channel_tiles, walkers = walk
+    rows, columns = axes(geometry)
+    group_channel_tiles = channel_tiles // geometry.groups
+    return conv_sizes(geometry, call) | {
+        "walkers": walkers,
+        "walkers_inverse": inverse(walkers),
+        "group_channel_tiles": group_channel_tiles,
+        "group_channel_tiles_inverse": inverse(group_channel_tiles),
+        "out_per_group": geometry.out_channels // geometry.groups,
+        "pixel_tiles": pixel_tiles,
         "reach_rows": rows.reach,
         "reach_columns": columns.reach,
         "step_rows": rows.step,
@@ -316,31 +358,20 @@ def plan_wgmma(
         "tap_columns": columns.dilation,
         "tap_rows_inverse": inverse(rows.dilation),
         "tap_columns_inverse": inverse(columns.dilation),
-        "skip_images": skip_images,
-        "skip_out_rows": skip_rows,
-        "skip_out_columns": skip_columns,
         "cut_first_rows": border[0],
         "cut_last_rows": border[1],
         "cut_first_columns": border[2],
         "cut_last_columns": border[3],
         "column_classes_inverse": inverse(1 + border[2] + border[3]),
     }
-    return Launch(
-        wgmma_kernel(geometry, call, tile),
-        walkers * channel_tiles,
-        tile.threads,
-        memory.fixed + copied + stages * memory.stage,
-        in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
-        f"Hopper's tensor cores: {tile.channels} channels a block, "
-        f"{tile.consumers} consumers {stages} patches in flight",
-        overlaps=True,
-    )
 
 
-def _copy_words(geometry: Conv2dGeometry, call: ConvCall) -> int:
-    """Of one copy to shared memory."""
-    if geometry.group_channels % WORD_BITS != 0:
-        return 1
+def _masked(geometry: Conv2dGeometry) -> bool:
+    return geometry.group_channels % WORD_BITS != 0
+
+
+def copy_words(geometry: Conv2dGeometry, call: ConvCall) -> int:
+    """Of one copy to shared memory, where no tail must be cleared."""
     return math.gcd(CHUNK_WORDS, word_count(geometry.group_channels), max(1, call.alignment // 4))
 
 
@@ -350,12 +381,22 @@ def inverse(divisor: int) -> int:
 
 
 def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> Kernel:
-    depth = Depth.of(geometry)
+    words = 1 if _masked(geometry) else copy_words(geometry, call)
+    return kernel_of("conv_wgmma.cu", geometry, call, tile, Depth.of(geometry), words)
+
+
+def kernel_of(
+    source: str,
+    geometry: Conv2dGeometry,
+    call: ConvCall,
+    tile: WgmmaTile,
+    depth: Depth,
+    words_of_copy: int,
+) -> Kernel:
     words = word_count(geometry.group_channels)
-    masked = geometry.group_channels % WORD_BITS != 0
     stores = stores_of(geometry, call)
     return Kernel(
-        "conv_wgmma.cu",
+        source,
         (
             ("OUT", call.out),
             ("TILE_N", tile.channels),
@@ -365,8 +406,8 @@ def wgmma_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> K
             ("WORD_TAPS", depth.word_taps),
             ("PLANES", depth.planes),
             ("PARTIAL", int(depth.word_taps == 1 and words % (CHUNK_WORDS * depth.planes) != 0)),
-            ("COPY_WORDS", _copy_words(geometry, call)),
-            ("MASKED", int(masked)),
+            ("COPY_WORDS", words_of_copy),
+            ("MASKED", int(_masked(geometry))),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
             *residual_macros(call),

@@ -14,10 +14,12 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    IN_PLACE_TILES,
     ROWS,
     ROWS_TILES,
     TILED,
     WGMMA_TILES,
+    force_in_place_tile,
     force_rows_tile,
     force_tile,
     force_wgmma_tile,
@@ -165,6 +167,39 @@ def _is_wgmma(launch: Launch) -> bool:
 
 def _size(launch: Launch, name: str) -> int:
     return dict(zip(CONV_SIZES + WGMMA_SIZES, launch.sizes, strict=True))[name]
+
+
+@pytest.mark.parametrize("tile", list(IN_PLACE_TILES))
+def test_conv_wgmma_in_place(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_in_place_tile(monkeypatch, tile)
+    for seed, case in _every_other(list(IN_PLACE_TILES).index(tile) % 2):
+        case = replace(_varied(seed, case), stride=(1, 1), channels_last=True)
+        _check_float(hopper, case)
+        if can_pack(case):
+            _check_threshold(hopper, case, seed)
+    assert {launch.kernel.source for launch in launched} > {"conv_wgmma_in_place.cu", "pack.cu"}
+
+
+@pytest.mark.parametrize("tile", list(IN_PLACE_TILES))
+def test_conv_wgmma_in_place_over_many_tiles(
+    build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    force_in_place_tile(monkeypatch, tile)
+    with emulated_ops(_DEVICES["small hopper"], build, launched) as ops:
+        for seed, case in _every_other(1 - list(IN_PLACE_TILES).index(tile) % 2):
+            case = replace(case, n=7, stride=(1, 1))
+            if can_pack(case):
+                _check_threshold(ops, case, seed)
+            else:
+                _check_float(ops, replace(_varied(seed, case), channels_last=True))
+    tiles = [
+        _size(launch, "pixel_tiles")
+        for launch in launched
+        if launch.kernel.source == "conv_wgmma_in_place.cu"
+    ]
+    assert max(tiles) > 2 * _DEVICES["small hopper"].multiprocessors
 
 
 @pytest.mark.parametrize("tile", list(ROWS_TILES))

@@ -1,0 +1,122 @@
+// Convolution with stride 1 on Hopper's warpgroup-wide 1-bit matrix products (sm_90a), which read
+// the padded image where it lies in shared memory: rows are places of that image, one after the
+// other, so that a tap is another address of the same patch. Columns are output channels, and the
+// depth runs over channels and taps.
+//
+//   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
+//
+// The first term comes from a table of border classes; popc(a) from columns of ones. Nothing passes
+// through the consumers' registers but sums: a consumer issues its products and stores, and meanwhile
+// others' products run. What it costs are the places between rows and between images, which are
+// multiplied too.
+#define IN_PLACE 1
+#include "conv_wgmma_tile.cuh"
+// (After the tile.)
+#include "conv_wgmma_block.cuh"
+#include "conv_wgmma_copies.cuh"
+#include "conv_wgmma_epilogue.cuh"
+// (After the epilogue.)
+#include "conv_wgmma_in_place_patch.cuh"
+#include "conv_wgmma_weights.cuh"
+#include "overlap.cuh"
+
+// A slab's steps as RowTile has them, from the tile's first place on.
+struct StepPlaces {
+  u32 low[kSteps];
+
+  static __device__ StepPlaces of(const WgmmaArguments& a) {
+    const ChunkSteps steps = ChunkSteps::of(a);
+    StepPlaces places;
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      const int first = steps.offset(2 * k);
+      places.low[k] = RowTile::at(first, steps.offset(2 * k + 1) - first).low;
+    }
+    return places;
+  }
+};
+
+// The sums are valid after wait_products.
+__device__ inline void multiply(u32 patch, const StepPlaces& places, FilterTile<kColumns> filters,
+                                bool first, Sums& sums) {
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < kSteps; ++k) {
+    multiply_async(sums, RowTile{(patch >> 4) + places.low[k]}, filters, k > 0 || !first);
+    filters.low += FilterTile<kColumns>::kStep;
+  }
+  commit_products();
+}
+
+__device__ void consume(const Work& work, int consumer) {
+  const WgmmaArguments& a = work.a;
+  const int slabs = static_cast<int>(a.slabs);
+  const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;  // of the tile
+  const StepPlaces places = StepPlaces::of(a);
+
+  prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
+
+  Stage stage;
+#pragma unroll 1
+  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
+    LaneRows rows;
+    Sums sums;
+    FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
+    u32 read = 0;  // the barrier of the patch that products read
+#pragma unroll 1
+    for (int slab = 0; slab < slabs; ++slab) {
+      wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
+      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      if (slab == 0) {
+        const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes);
+        read_rows(RowWords::at(words, first_row), 0, rows);
+      }
+      multiply(patch + consumer * (kProductM * kChunkBytes), places, filters, slab == 0, sums);
+      if (slab > 0) {
+        wait_products<1>();
+        arrive_for_warp(read);
+      }
+      read = work.shared + Layout::kEmpty + 8 * stage.index;
+      stage.advance(a);
+      filters.low += kSteps * FilterTile<kColumns>::kStep;
+    }
+    // Late: meanwhile the first products run.
+    if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
+    TileEpilogue epilogue;
+    epilogue.begin(a, work.channels, rows);
+    wait_products();
+    arrive_for_warp(read);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) rows.set[half] = sums.values[kSetSum + 2 * half];
+    epilogue.store(a, work.channels, work.shared, rows, sums);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    conv_wgmma_in_place(const __grid_constant__ KernelArguments a) {
+  extern __shared__ __align__(128) u8 dynamic[];
+  const Work work = Work::of(a, dynamic);
+  if (threadIdx.x < a.stages) {
+    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 32);
+    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
+  }
+  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
+  begin_counting(a, work.shared + work.layout.counted);
+  __syncthreads();
+  wait_for_launch_before();
+
+  // The same in all lanes, and known to be.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp < kProducers) {
+    if constexpr (CONSUMERS > 1) give_registers<kProducerRegisters>();
+    if (threadIdx.x == 0 && a.copied_bytes > 0) {
+      copy_filters(a, work.channels, kTaps * static_cast<int>(a.group_words),
+                   work.shared + work.layout.copies, work.shared + Layout::kCopied);
+    }
+    __syncwarp();
+    produce(work, warp);
+  } else {
+    if constexpr (CONSUMERS > 1) take_registers<kConsumerRegisters>();
+    consume(work, warp / 4 - 1);
+  }
+}
