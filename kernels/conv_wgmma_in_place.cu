@@ -17,6 +17,7 @@
 #include "conv_wgmma_epilogue.cuh"
 // (After the epilogue.)
 #include "conv_wgmma_in_place_patch.cuh"
+#include "conv_wgmma_turns.cuh"
 #include "conv_wgmma_weights.cuh"
 #include "overlap.cuh"
 
@@ -57,6 +58,7 @@ __device__ void consume(const Work& work, int consumer) {
   prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
 
   Stage stage;
+  Turns::begin(consumer);
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     LaneRows rows;
@@ -71,7 +73,10 @@ __device__ void consume(const Work& work, int consumer) {
         const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes);
         read_rows(RowWords::at(words, first_row), 0, rows);
       }
+      Turns::wait(consumer);
       multiply(patch + consumer * (kProductM * kChunkBytes), places, filters, slab == 0, sums);
+      Turns::pass(consumer, slab + 1 == slabs &&
+                                tile + work.walkers >= static_cast<int>(a.pixel_tiles));
       if (slab > 0) {
         wait_products<1>();
         arrive_for_warp(read);
@@ -97,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, dynamic);
   if (threadIdx.x < a.stages) {
-    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 32);
+    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, kWarpgroup);
     init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
   }
   if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
@@ -106,17 +111,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   wait_for_launch_before();
 
   // The same in all lanes, and known to be.
-  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
-  if (warp < kProducers) {
+  const int warpgroup = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
+  if (warpgroup == 0) {
     if constexpr (CONSUMERS > 1) give_registers<kProducerRegisters>();
     if (threadIdx.x == 0 && a.copied_bytes > 0) {
       copy_filters(a, work.channels, kTaps * static_cast<int>(a.group_words),
                    work.shared + work.layout.copies, work.shared + Layout::kCopied);
     }
     __syncwarp();
-    produce(work, warp);
+    produce(work);
   } else {
     if constexpr (CONSUMERS > 1) take_registers<kConsumerRegisters>();
-    consume(work, warp / 4 - 1);
+    consume(work, warpgroup - 1);
   }
 }

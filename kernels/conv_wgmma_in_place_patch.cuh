@@ -1,13 +1,10 @@
-// The producers of conv_wgmma_in_place: four warps, each of which fills every fourth patch alone,
-// so that as many are under way.
+// The producers of conv_wgmma_in_place, a warpgroup: each thread fills every 128th entry of a patch.
 #pragma once
 
 #include "conv_wgmma_block.cuh"
 #include "conv_wgmma_border.cuh"
 #include "conv_wgmma_entry.cuh"
 #include "conv_wgmma_ring.cuh"
-
-constexpr int kProducers = kWarpgroup / 32;
 
 // A place in the stack of padded images.
 struct Place {
@@ -21,109 +18,142 @@ struct Place {
     return {image, row - image * static_cast<int>(a.patch_rows),
             index - row * static_cast<int>(a.patch_columns)};
   }
+};
 
-  // By less than an image, each.
-  __device__ void advance(const WgmmaArguments& a, const Place& by) {
-    column += by.column;
-    row += by.row;
-    image += by.image;
-    if (column >= static_cast<int>(a.patch_columns)) {
-      column -= static_cast<int>(a.patch_columns);
-      ++row;
-    }
-    if (row >= static_cast<int>(a.patch_rows)) {
-      row -= static_cast<int>(a.patch_rows);
-      ++image;
-    }
-  }
+// A pixel of the images under a place, found again 128 places further without divisions.
+struct Pixel {
+  int row;
+  int column;
+  int offset;  // words, from the first pixel of the first place's image
 };
 
 struct PatchFiller {
-  Place lanes;  // 32 places
-  BorderAxis rows;
-  BorderAxis columns;
+  Pixel further;  // by 128 places
+  Pixel wrap_column, wrap_row;  // what is added past the last column and row of places
+  int column_end, row_end;
+  int height;
   EntryCopy entry;
   const u32* words;  // of the group
+  BorderAxis rows;
+  BorderAxis columns;
 
   static __device__ PatchFiller of(const WgmmaArguments& a, const Channels& channels) {
-    return {Place::at(a, 32), BorderAxis::rows_of(a), BorderAxis::columns_of(a), EntryCopy::of(a),
-            a.x + static_cast<i64>(channels.group) * a.group_words};
+    const int skip_rows = static_cast<int>(a.skip_rows);
+    const int skip_columns = static_cast<int>(a.skip_columns);
+    const int all_rows = static_cast<int>(a.patch_rows) * skip_rows;
+    const int all_columns = static_cast<int>(a.patch_columns) * skip_columns;
+    PatchFiller filler;
+    filler.entry = EntryCopy::of(a);
+    filler.height = static_cast<int>(a.height);
+    const Place places = Place::at(a, kWarpgroup);
+    filler.further = {places.row * skip_rows, places.column * skip_columns, 0};
+    filler.further.offset = filler.offset_of(places.image, filler.further);
+    filler.wrap_column = {skip_rows, -all_columns, 0};
+    filler.wrap_column.offset = filler.offset_of(0, filler.wrap_column);
+    filler.wrap_row = {-all_rows, 0, 0};
+    filler.wrap_row.offset = filler.offset_of(1, filler.wrap_row);
+    filler.column_end = all_columns - static_cast<int>(a.padding_columns);
+    filler.row_end = all_rows - static_cast<int>(a.padding_rows);
+    filler.words = a.x + static_cast<i64>(channels.group) * a.group_words;
+    filler.rows = BorderAxis::rows_of(a);
+    filler.columns = BorderAxis::columns_of(a);
+    return filler;
   }
 
-  // Entries of the places from `first` on, and after them the words of the tile's rows.
-  __device__ void fill(const WgmmaArguments& a, int first, int slab, u32 patch) const {
-    const int lane = threadIdx.x % 32;
+  // Entries of the places from `first` on.
+  __device__ void copy(const WgmmaArguments& a, int first, int slab, u32 patch) const {
+    const int thread = threadIdx.x % kWarpgroup;
+    const Place start = Place::at(a, first);
+    const Place place = Place::at(a, first + thread);
+    Pixel pixel = {place.row * static_cast<int>(a.skip_rows) - static_cast<int>(a.padding_rows),
+                   place.column * static_cast<int>(a.skip_columns) -
+                       static_cast<int>(a.padding_columns),
+                   0};
+    pixel.offset = offset_of(place.image - start.image, pixel) + slab * (PLANES * kChunkWords);
+    const u32* image = words + start.image * (a.height * a.width * entry.pixel_words);
     const int entries = kTileM + static_cast<int>(a.reach_places);
-    const u32 row_words = patch + PLANES * entry.plane_bytes;
-    Place place = Place::at(a, first + lane);
+    // Past the last image nothing is read.
+    const int existing = static_cast<int>(a.batch * a.patch_rows * a.patch_columns) - first;
 #pragma unroll 1
-    for (int i = lane; i < entries; i += 32) {
-      const int image_row = place.row * static_cast<int>(a.skip_rows) - padding_rows(a);
-      const int image_column = place.column * static_cast<int>(a.skip_columns) - padding_columns(a);
-      const bool image_exists = place.image < static_cast<int>(a.batch);
-      const bool row_inside =
-          image_exists && static_cast<u32>(image_row) < static_cast<u32>(a.height);
+    for (int i = thread; i < entries; i += kWarpgroup) {
+      const bool row_inside = static_cast<u32>(pixel.row) < static_cast<u32>(height) && i < existing;
       const bool inside =
-          row_inside && (WORD_TAPS > 1 || static_cast<u32>(image_column) < static_cast<u32>(a.width));
-      const i64 pixel = (static_cast<i64>(place.image) * a.height + image_row) * a.width + image_column;
-      entry.copy(a, patch + i * kChunkBytes,
-                 words + pixel * entry.pixel_words + slab * (PLANES * kChunkWords), image_column,
-                 inside, slab);
-      if (slab == 0 && i < kTileM) describe(a, place, image_exists, RowWords::at(row_words, i));
-      place.advance(a, lanes);
+          row_inside && (WORD_TAPS > 1 || static_cast<u32>(pixel.column) < static_cast<u32>(entry.width));
+      entry.copy(a, patch + i * kChunkBytes, image + pixel.offset, pixel.column, inside, slab);
+      add(pixel, further);
+      if (pixel.column >= column_end) add(pixel, wrap_column);
+      if (pixel.row >= row_end) add(pixel, wrap_row);
+    }
+  }
+
+  // The words of the tile's rows. Places between images have no output pixel.
+  __device__ void describe(const WgmmaArguments& a, int first, u32 row_words) const {
+    const int height = static_cast<int>(a.out_height);
+    const int width = static_cast<int>(a.out_width);
+#pragma unroll 1
+    for (int row = threadIdx.x % kWarpgroup; row < kTileM; row += kWarpgroup) {
+      const Place place = Place::at(a, first + row);
+      const bool exists = place.image < static_cast<int>(a.batch) && place.row < height &&
+                          place.column < width;
+      const int border =
+          Layout::classes(a) == 1
+              ? 0
+              : rows.class_of(place.row) * Layout::column_classes(a) + columns.class_of(place.column);
+      const int pixel = exists ? (place.image * height + place.row) * width + place.column : -1;
+      const u32 words = RowWords::at(row_words, row);
+      store_shared(words, exists ? static_cast<u32>(border) << 16 : 0u);
+      store_shared(words + 4, static_cast<u32>(pixel));
     }
   }
 
  private:
-  static __device__ int padding_rows(const WgmmaArguments& a) {
-    return static_cast<int>(a.padding_rows);
-  }
-  static __device__ int padding_columns(const WgmmaArguments& a) {
-    return static_cast<int>(a.padding_columns);
+  __device__ int offset_of(int image, const Pixel& pixel) const {
+    return ((image * height + pixel.row) * entry.width + pixel.column) * entry.pixel_words;
   }
 
-  // Places between images have no output pixel.
-  __device__ void describe(const WgmmaArguments& a, const Place& place, bool image_exists,
-                           u32 target) const {
-    const int height = static_cast<int>(a.out_height);
-    const int width = static_cast<int>(a.out_width);
-    const bool exists = image_exists && place.row < height && place.column < width;
-    int border = 0;
-    if (exists && Layout::classes(a) > 1) {
-      border = rows.class_of(place.row) * Layout::column_classes(a) + columns.class_of(place.column);
-    }
-    const int pixel = exists ? (place.image * height + place.row) * width + place.column : -1;
-    store_shared(target, static_cast<u32>(border) << 16);
-    store_shared(target + 4, static_cast<u32>(pixel));
+  static __device__ void add(Pixel& pixel, const Pixel& more) {
+    pixel.row += more.row;
+    pixel.column += more.column;
+    pixel.offset += more.offset;
   }
 };
 
-__device__ inline void produce(const Work& work, int producer) {
+// This thread's copies are there, but for the last Pending patches.
+template <int Pending>
+__device__ inline void hand_over(u32 full) {
+  wait_copies<Pending>();
+  publish_to_products();
+  arrive(full);
+}
+
+// A patch is handed over when the next is under way, or when that must wait.
+__device__ inline void produce(const Work& work) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
   const PatchFiller filler = PatchFiller::of(a, work.channels);
   Stage stage;
-  int slab = 0;
-  int tile = work.first_tile;
-  const auto skip = [&](int count) {
-    for (int i = 0; i < count; ++i) {
-      stage.advance(a);
-      if (++slab == slabs) {
-        slab = 0;
-        tile += work.walkers;
-      }
-    }
-  };
-  skip(producer);
+  bool under_way = false;
+  u32 before = 0;  // the barrier of the patch that is under way
 #pragma unroll 1
-  while (tile < static_cast<int>(a.pixel_tiles)) {
-    const u32 full = work.shared + Layout::kFull + 8 * stage.index;
-    wait_barrier(full + Layout::kEmpty - Layout::kFull, stage.phase ^ 1);
-    filler.fill(a, tile * kTileM, slab, stage.patch(a, work.shared + work.layout.patches));
-    commit_copies();
-    wait_copies<0>();
-    publish_to_products();
-    arrive(full);
-    skip(kProducers);
+  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
+#pragma unroll 1
+    for (int slab = 0; slab < slabs; ++slab) {
+      const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+      const u32 empty = full + Layout::kEmpty - Layout::kFull;
+      if (under_way && !has_passed(empty, stage.phase ^ 1)) {
+        hand_over<0>(before);
+        under_way = false;
+      }
+      wait_barrier(empty, stage.phase ^ 1);
+      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      filler.copy(a, tile * kTileM, slab, patch);
+      commit_copies();
+      if (slab == 0) filler.describe(a, tile * kTileM, patch + PLANES * filler.entry.plane_bytes);
+      if (under_way) hand_over<1>(before);
+      under_way = true;
+      before = full;
+      stage.advance(a);
+    }
   }
+  if (under_way) hand_over<0>(before);
 }

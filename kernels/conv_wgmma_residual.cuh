@@ -303,7 +303,7 @@ class ResidualEpilogue {
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
         const int sum = sum_of(sums, word, half, i);
-        s.rows[half].values[i] = dot_of(sum, counted.values[i], negative_set);
+        s.rows[half].values[i] = dot_of(scale_and_add(sum, counted.values[i]), negative_set);
       }
     }
     const auto multiply = [](float value, float by) { return __fmul_rn(value, by); };

@@ -7,6 +7,7 @@
 //   KERNEL_ROWS, KERNEL_COLUMNS
 //   WORDS       of a pixel: 1, 2, 4 or 8
 //   STORES      how floats are stored: kWide, kSingle or kPixels
+//   BIAS        1 where floats have one
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a pixel's last word has a tail
 //   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it

@@ -48,6 +48,15 @@ struct LaneValues {
     }
     return loaded;
   }
+
+  // In place, where `wanted`.
+  __device__ void load_if(bool wanted, u32 address) {
+#pragma unroll
+    for (int i = 0; i < kLaneChannels; i += 4) {
+      load_floats_if(wanted, values[i], values[i + 1], values[i + 2], values[i + 3],
+                     address + 4 * i);
+    }
+  }
 };
 
 // This lane's sum of channel i (of its 8) of every 32: see column_of.
@@ -75,23 +84,30 @@ __device__ inline void hold_loads() { __syncwarp(); }
 
 // ---- float output ----
 
-// The exact dot product.
-__device__ inline float dot_of(int sum, float counted, float negative_set) {
-  return multiply_add(scale_and_add(sum, counted), 0x1p24f, negative_set);
+// The exact dot product, of what scale_and_add makes of a sum and its table entry.
+__device__ inline float dot_of(float scaled, float negative_set) {
+  return multiply_add(scaled, 0x1p24f, negative_set);
 }
 
-// Finished values of a row's 8 channels.
-__device__ inline LaneValues finish(const Sums& sums, const LaneValues& counted,
-                                    const LaneValues& alpha, const LaneValues& addend,
-                                    float negative_set, int word, int half) {
-  LaneValues y;
-#pragma unroll
-  for (int i = 0; i < kLaneChannels; ++i) {
-    const float dot = dot_of(sum_of(sums, word, half, i), counted.values[i], negative_set);
-    y.values[i] = __fadd_rn(__fmul_rn(alpha.values[i], dot), addend.values[i]);
+// What finishes 8 channels.
+struct ChannelValues {
+  LaneValues alpha;
+  LaneValues addend;  // of BIAS
+
+  // `constants` is where those of this lane begin.
+  static __device__ ChannelValues load(u32 constants) {
+    ChannelValues loaded;
+    loaded.alpha = LaneValues::load(constants + Layout::kAlpha);
+    if constexpr (BIAS) loaded.addend = LaneValues::load(constants + Layout::kAddend);
+    return loaded;
   }
-  return y;
-}
+
+  // (To add -0.0, which stands for no bias, changes nothing.)
+  __device__ float finish(int i, float dot) const {
+    const float product = __fmul_rn(alpha.values[i], dot);
+    return BIAS ? __fadd_rn(product, addend.values[i]) : product;
+  }
+};
 
 // Channels innermost: 8 of one pixel, of which `count` exist.
 template <class Out>
@@ -175,47 +191,49 @@ struct LanePixels {
 // With few registers to spare the compiler loads constants where it can.
 constexpr bool kLoadAhead = kSpareRegisters >= 80;
 
+// Both rows of this lane use the same constants, which is what shared memory is asked least for: a
+// register of them costs a cycle of the multiprocessor for each warp. Only what a border adds to a
+// row is loaded again, where the other row has another border.
 template <class Out>
 __device__ inline void store_floats(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                     const LaneRows& rows, const Sums& sums) {
-  const int lane = threadIdx.x % 32;
-  const u32 constants = shared + 4 * (lane % 4 * kLaneChannels);
-  const auto load_counted = [&](int turn) {
-    return LaneValues::load(constants + Layout::kTable + 4 * TILE_N * rows.border[turn % 2] +
-                            4 * kWordBits * (turn / 2));
-  };
-  const auto load_scale = [&](int turn, int table) {
-    return LaneValues::load(constants + table + 4 * kWordBits * (turn / 2));
-  };
-  LaneValues counted, alpha, addend, next_counted, next_alpha, next_addend;
-  next_counted = load_counted(0);
-  next_alpha = load_scale(0, Layout::kAlpha);
-  next_addend = load_scale(0, Layout::kAddend);
-  constexpr int kTurns = 2 * kTileWords;
+  constexpr int kWordBytes = 4 * kWordBits;
+  const int first = threadIdx.x % 4 * kLaneChannels;
+  const u32 constants = shared + 4 * first;
+  const u32 table = constants + Layout::kTable;
+  const u32 of_row[2] = {table + 4 * TILE_N * rows.border[0], table + 4 * TILE_N * rows.border[1]};
+  const bool differ = rows.border[0] != rows.border[1];
+  LaneValues next_counted = LaneValues::load(of_row[0]);
+  ChannelValues next_channels = ChannelValues::load(constants);
 #pragma unroll
-  for (int turn = 0; turn < kTurns; ++turn) {
-    const int word = turn / 2;
-    const int half = turn % 2;
-    const float negative_set = static_cast<float>(-2 * rows.set[half]);
-    counted = next_counted;
-    if (half == 0) {
-      alpha = next_alpha;
-      addend = next_addend;
-    }
-    const bool last = turn + 1 == kTurns;
+  for (int word = 0; word < kTileWords; ++word) {
+    LaneValues counted = next_counted;
+    const ChannelValues of_channels = next_channels;
     if (!kLoadAhead) hold_loads();
-    if (!last) next_counted = load_counted(turn + 1);
-    if (half == 1 && !last) {
-      next_alpha = load_scale(turn + 1, Layout::kAlpha);
-      next_addend = load_scale(turn + 1, Layout::kAddend);
+    if (word + 1 < kTileWords) {
+      next_counted = LaneValues::load(of_row[0] + (word + 1) * kWordBytes);
+      next_channels = ChannelValues::load(constants + (word + 1) * kWordBytes);
     }
     if (kLoadAhead) hold_loads();
-    const LaneValues y = finish(sums, counted, alpha, addend, negative_set, word, half);
-    if (rows.exists(half)) {
-      const int channel = word * kWordBits + lane % 4 * kLaneChannels;
-      auto* out = static_cast<typename Out::Bits*>(a.out);
-      out += static_cast<i64>(rows.pixel_of(half)) * a.out_channels + channels.first + channel;
-      store_channels<Out>(out, channels.count - channel, y);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      LaneValues y;
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        y.values[i] = scale_and_add(sum_of(sums, word, half, i), counted.values[i]);
+      }
+      if (half == 0) counted.load_if(differ, of_row[1] + word * kWordBytes);
+      const float negative_set = static_cast<float>(-2 * rows.set[half]);
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        y.values[i] = of_channels.finish(i, dot_of(y.values[i], negative_set));
+      }
+      if (rows.exists(half)) {
+        const int channel = word * kWordBits + first;
+        auto* out = static_cast<typename Out::Bits*>(a.out);
+        out += static_cast<i64>(rows.pixel_of(half)) * a.out_channels + channels.first + channel;
+        store_channels<Out>(out, channels.count - channel, y);
+      }
     }
   }
 }
@@ -235,10 +253,14 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
     for (int word = 0; word < kTileWords; ++word) {
       hold_loads();
       const int channel = word * kWordBits + lane % 4 * kLaneChannels;
-      const LaneValues y = finish(sums, LaneValues::load(table + 4 * channel),
-                                  LaneValues::load(shared + Layout::kAlpha + 4 * channel),
-                                  LaneValues::load(shared + Layout::kAddend + 4 * channel),
-                                  negative_set, word, half);
+      const LaneValues counted = LaneValues::load(table + 4 * channel);
+      const ChannelValues of_channels = ChannelValues::load(shared + 4 * channel);
+      LaneValues y;
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; ++i) {
+        const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.values[i]);
+        y.values[i] = of_channels.finish(i, dot_of(scaled, negative_set));
+      }
       pixels.store(a.out_height * a.out_width, channels.count, word, y);
     }
   }

@@ -13,6 +13,7 @@
 //   PARTIAL     1 where the last planes have fewer words of the channels (WORD_TAPS 1)
 //   COPY_WORDS  words of one asynchronous copy; divides group_words and 4
 //   STORES      how floats are stored: kWide, kSingle or kPixels
+//   BIAS        1 where floats have one
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a group's last word has a tail
 //   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it

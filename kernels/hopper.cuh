@@ -55,10 +55,31 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
   } while (done == 0);
 }
 
+// Whether that phase has ended.
+__device__ inline bool has_passed(u32 barrier, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{\n\t"
+      ".reg .pred done;\n\t"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+      "selp.u32 %0, 1, 0, done;\n\t"
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 // A barrier of Threads threads of the block; 0 is the one of __syncthreads.
 template <int Threads>
 __device__ inline void sync_threads(int index) {
   asm volatile("bar.sync %0, %1;" : : "r"(index), "n"(Threads) : "memory");
+}
+
+// Arrives at such a barrier without waiting there.
+template <int Threads>
+__device__ inline void arrive_threads(int index) {
+  asm volatile("bar.arrive %0, %1;" : : "r"(index), "n"(Threads) : "memory");
 }
 
 template <int Registers>
@@ -125,6 +146,16 @@ __device__ inline float4 load_floats(u32 address) {
                : "r"(address)
                : "memory");
   return value;
+}
+
+__device__ inline void load_floats_if(bool wanted, float& x, float& y, float& z, float& w,
+                                      u32 address) {
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %4, 0;\n\t"
+      "@p ld.shared.v4.f32 {%0, %1, %2, %3}, [%5];\n\t}"
+      : "+f"(x), "+f"(y), "+f"(z), "+f"(w)
+      : "r"(static_cast<int>(wanted)), "r"(address)
+      : "memory");
 }
 
 __device__ inline void store_chunk(u32 address, uint4 value) {

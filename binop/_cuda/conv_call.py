@@ -36,6 +36,7 @@ class ConvCall:
     scale_a_dtype: str = "float32"
     scale_w_dtype: str = "float32"
     scale_w_stride: int = 0
+    bias: bool = False
     bias_stride: int = 0
     threshold_stride: int = 0
     flip_stride: int = 0

@@ -410,6 +410,7 @@ def kernel_of(
             ("MASKED", int(_masked(geometry))),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
+            ("BIAS", int(call.bias)),
             *residual_macros(call),
         ),
     )

@@ -311,6 +311,7 @@ def wgmma_rows_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile) 
             ("MASKED", int(geometry.channels % WORD_BITS != 0)),
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
+            ("BIAS", int(call.bias)),
             *residual_macros(call),
         ),
     )

@@ -219,6 +219,7 @@ def prepare_binary_conv2d_packed(
         channels_last=True,
         alignment=_alignment(x, weight),
         scale_w_stride=_stride(scale),
+        bias=bias is not None,
         bias_stride=_stride(bias),
     )
     conv = _load(plan_conv(geometry, call, device_facts(_index(x))), CONV_POINTERS, x)

@@ -95,6 +95,10 @@ inline void wait_barrier(u32 barrier, u32 parity) {
   }
 }
 
+inline bool has_passed(u32 barrier, u32 parity) {
+  return emulated::barrier_word(barrier) >> 63 != parity;
+}
+
 template <int Threads>
 inline void sync_threads(int index) {
   emulated::arrive(emulated::named_barriers[index], Threads);
@@ -140,6 +144,15 @@ inline void load_pair(u32& first, u32& second, u32 address) {
 inline float4 load_floats(u32 address) {
   emulated::check_shared(address, 16);
   return *reinterpret_cast<const float4*>(emulated::shared_memory + address);
+}
+
+inline void load_floats_if(bool wanted, float& x, float& y, float& z, float& w, u32 address) {
+  if (!wanted) return;
+  const float4 loaded = load_floats(address);
+  x = loaded.x;
+  y = loaded.y;
+  z = loaded.z;
+  w = loaded.w;
 }
 
 inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
