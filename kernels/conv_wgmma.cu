@@ -10,6 +10,7 @@
 //
 // The first term comes from a table of border classes; popc(a) is counted while products run.
 #define IN_PLACE 0
+#define BLOCKS 1
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
 #include "conv_wgmma_block.cuh"

@@ -6,9 +6,9 @@
 //   dot = sum over the taps inside of (group_channels - 2 popc(b)) - 2 popc(a) + 4 popc(a & b)
 //
 // The first term comes from a table of border classes; popc(a) from columns of ones. Nothing passes
-// through the consumers' registers but sums: a consumer issues its products and stores, and meanwhile
-// others' products run. What it costs are the places between rows and between images, which are
-// multiplied too.
+// through the consumers' registers but sums. Each consumer has tiles of its own, and they multiply
+// in turn: one stores while another's products run. What it costs are the places between rows and
+// between images, which are multiplied too.
 #define IN_PLACE 1
 #include "conv_wgmma_tile.cuh"
 // (After the tile.)
@@ -17,7 +17,6 @@
 #include "conv_wgmma_epilogue.cuh"
 // (After the epilogue.)
 #include "conv_wgmma_in_place_patch.cuh"
-#include "conv_wgmma_turns.cuh"
 #include "conv_wgmma_weights.cuh"
 #include "overlap.cuh"
 
@@ -49,51 +48,83 @@ __device__ inline void multiply(u32 patch, const StepPlaces& places, FilterTile<
   commit_products();
 }
 
+// Consumers multiply in turn: a named barrier each, at which the one before it arrives.
+constexpr int kFirstTurn = 2;
+
+__device__ inline void wait_for_turn(int consumer) {
+  if constexpr (CONSUMERS > 1) sync_threads<2 * kWarpgroup>(kFirstTurn + consumer);
+}
+
+__device__ inline void pass_turn(int consumer) {
+  if constexpr (CONSUMERS > 1) {
+    arrive_threads<2 * kWarpgroup>(kFirstTurn + (consumer + 1 == CONSUMERS ? 0 : consumer + 1));
+  }
+}
+
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
-  const int first_row = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;  // of the tile
+  const int tiles = static_cast<int>(a.pixel_tiles);
+  const int warp_row = threadIdx.x % kWarpgroup / 32 * 16;  // of a block
   const StepPlaces places = StepPlaces::of(a);
 
   prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
+  build_table<OUT>(a, work.layout, work.shared, work.dynamic);
 
   Stage stage;
-  Turns::begin(consumer);
+  stage.advance(a, consumer * slabs);
 #pragma unroll 1
-  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
-    LaneRows rows;
-    Sums sums;
+  for (int tile = work.first_tile + consumer * work.walkers; tile < tiles;
+       tile += CONSUMERS * work.walkers) {
+    LaneRows rows[BLOCKS];
+    Sums sums[BLOCKS];
     FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
     u32 read = 0;  // the barrier of the patch that products read
+    if (tile != work.first_tile) wait_for_turn(consumer);
 #pragma unroll 1
     for (int slab = 0; slab < slabs; ++slab) {
       wait_barrier(work.shared + Layout::kFull + 8 * stage.index, stage.phase);
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+      const bool passes = slab + 1 == slabs && tile + work.walkers < tiles;
+#pragma unroll
+      for (int block = 0; block < BLOCKS; ++block) {
+        // Before the last products, unless they are all: the next consumer's shall be there when
+        // these end.
+        const bool last = block + 1 == BLOCKS;
+        if (last && passes && (BLOCKS > 1 || slabs > 1)) pass_turn(consumer);
+        multiply(patch + block * (kProductM * kChunkBytes), places, filters, slab == 0,
+                 sums[block]);
+        if (last && passes && BLOCKS == 1 && slabs == 1) pass_turn(consumer);
+      }
       if (slab == 0) {
         const u32 words = patch + PLANES * static_cast<int>(a.plane_bytes);
-        read_rows(RowWords::at(words, first_row), 0, rows);
-      }
-      Turns::wait(consumer);
-      multiply(patch + consumer * (kProductM * kChunkBytes), places, filters, slab == 0, sums);
-      Turns::pass(consumer, slab + 1 == slabs &&
-                                tile + work.walkers >= static_cast<int>(a.pixel_tiles));
-      if (slab > 0) {
-        wait_products<1>();
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block) {
+          read_rows(RowWords::at(words, block * kProductM + warp_row), 0, rows[block]);
+        }
+      } else {
+        wait_products<BLOCKS>();
         arrive_for_warp(read);
       }
       read = work.shared + Layout::kEmpty + 8 * stage.index;
       stage.advance(a);
       filters.low += kSteps * FilterTile<kColumns>::kStep;
     }
-    // Late: meanwhile the first products run.
-    if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
-    TileEpilogue epilogue;
-    epilogue.begin(a, work.channels, rows);
-    wait_products();
-    arrive_for_warp(read);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) rows.set[half] = sums.values[kSetSum + 2 * half];
-    epilogue.store(a, work.channels, work.shared, rows, sums);
+    for (int block = 0; block < BLOCKS; ++block) {
+      if (block + 1 < BLOCKS) {
+        wait_products<1>();
+      } else {
+        wait_products();
+        arrive_for_warp(read);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        rows[block].set[half] = sums[block].values[kSetSum + 2 * half];
+      }
+      TileEpilogue().store(a, work.channels, work.shared, rows[block], sums[block]);
+    }
+    stage.advance(a, (CONSUMERS - 1) * slabs);
   }
 }
 
@@ -102,8 +133,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, dynamic);
   if (threadIdx.x < a.stages) {
-    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, kWarpgroup);
-    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
+    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 32);
+    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4);
   }
   if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
   begin_counting(a, work.shared + work.layout.counted);
@@ -111,17 +142,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   wait_for_launch_before();
 
   // The same in all lanes, and known to be.
-  const int warpgroup = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarpgroup, 0);
-  if (warpgroup == 0) {
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
+  if (warp < kProducers) {
     if constexpr (CONSUMERS > 1) give_registers<kProducerRegisters>();
     if (threadIdx.x == 0 && a.copied_bytes > 0) {
       copy_filters(a, work.channels, kTaps * static_cast<int>(a.group_words),
                    work.shared + work.layout.copies, work.shared + Layout::kCopied);
     }
     __syncwarp();
-    produce(work);
+    produce(work, warp);
   } else {
     if constexpr (CONSUMERS > 1) take_registers<kConsumerRegisters>();
-    consume(work, warpgroup - 1);
+    consume(work, warp / 4 - 1);
   }
 }

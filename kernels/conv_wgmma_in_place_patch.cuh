@@ -1,10 +1,13 @@
-// The producers of conv_wgmma_in_place, a warpgroup: each thread fills every 128th entry of a patch.
+// The producers of conv_wgmma_in_place: four warps, each of which fills every fourth patch alone,
+// so that as many are under way.
 #pragma once
 
 #include "conv_wgmma_block.cuh"
 #include "conv_wgmma_border.cuh"
 #include "conv_wgmma_entry.cuh"
 #include "conv_wgmma_ring.cuh"
+
+constexpr int kProducers = kWarpgroup / 32;
 
 // A place in the stack of padded images.
 struct Place {
@@ -20,7 +23,7 @@ struct Place {
   }
 };
 
-// A pixel of the images under a place, found again 128 places further without divisions.
+// A pixel of the images under a place, found again 32 places further without divisions.
 struct Pixel {
   int row;
   int column;
@@ -28,7 +31,7 @@ struct Pixel {
 };
 
 struct PatchFiller {
-  Pixel further;  // by 128 places
+  Pixel further;  // by 32 places
   Pixel wrap_column, wrap_row;  // what is added past the last column and row of places
   int column_end, row_end;
   int height;
@@ -45,7 +48,7 @@ struct PatchFiller {
     PatchFiller filler;
     filler.entry = EntryCopy::of(a);
     filler.height = static_cast<int>(a.height);
-    const Place places = Place::at(a, kWarpgroup);
+    const Place places = Place::at(a, 32);
     filler.further = {places.row * skip_rows, places.column * skip_columns, 0};
     filler.further.offset = filler.offset_of(places.image, filler.further);
     filler.wrap_column = {skip_rows, -all_columns, 0};
@@ -62,20 +65,19 @@ struct PatchFiller {
 
   // Entries of the places from `first` on.
   __device__ void copy(const WgmmaArguments& a, int first, int slab, u32 patch) const {
-    const int thread = threadIdx.x % kWarpgroup;
-    const Place start = Place::at(a, first);
-    const Place place = Place::at(a, first + thread);
+    const int lane = threadIdx.x % 32;
+    const Place place = Place::at(a, first + lane);
     Pixel pixel = {place.row * static_cast<int>(a.skip_rows) - static_cast<int>(a.padding_rows),
                    place.column * static_cast<int>(a.skip_columns) -
                        static_cast<int>(a.padding_columns),
                    0};
-    pixel.offset = offset_of(place.image - start.image, pixel) + slab * (PLANES * kChunkWords);
-    const u32* image = words + start.image * (a.height * a.width * entry.pixel_words);
+    pixel.offset = offset_of(0, pixel) + slab * (PLANES * kChunkWords);
+    const u32* image = words + place.image * (a.height * a.width * entry.pixel_words);
     const int entries = kTileM + static_cast<int>(a.reach_places);
     // Past the last image nothing is read.
     const int existing = static_cast<int>(a.batch * a.patch_rows * a.patch_columns) - first;
 #pragma unroll 1
-    for (int i = thread; i < entries; i += kWarpgroup) {
+    for (int i = lane; i < entries; i += 32) {
       const bool row_inside = static_cast<u32>(pixel.row) < static_cast<u32>(height) && i < existing;
       const bool inside =
           row_inside && (WORD_TAPS > 1 || static_cast<u32>(pixel.column) < static_cast<u32>(entry.width));
@@ -91,7 +93,7 @@ struct PatchFiller {
     const int height = static_cast<int>(a.out_height);
     const int width = static_cast<int>(a.out_width);
 #pragma unroll 1
-    for (int row = threadIdx.x % kWarpgroup; row < kTileM; row += kWarpgroup) {
+    for (int row = threadIdx.x % 32; row < kTileM; row += 32) {
       const Place place = Place::at(a, first + row);
       const bool exists = place.image < static_cast<int>(a.batch) && place.row < height &&
                           place.column < width;
@@ -118,42 +120,29 @@ struct PatchFiller {
   }
 };
 
-// This thread's copies are there, but for the last Pending patches.
-template <int Pending>
-__device__ inline void hand_over(u32 full) {
-  wait_copies<Pending>();
-  publish_to_products();
-  arrive(full);
-}
-
-// A patch is handed over when the next is under way, or when that must wait.
-__device__ inline void produce(const Work& work) {
+__device__ inline void produce(const Work& work, int producer) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
   const PatchFiller filler = PatchFiller::of(a, work.channels);
   Stage stage;
-  bool under_way = false;
-  u32 before = 0;  // the barrier of the patch that is under way
+  int tile = work.first_tile;
+  int slab = 0;
+  const auto skip = [&](int count) {
+    stage.advance(a, count);
+    for (slab += count; slab >= slabs; slab -= slabs) tile += work.walkers;
+  };
+  skip(producer);
 #pragma unroll 1
-  for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
-#pragma unroll 1
-    for (int slab = 0; slab < slabs; ++slab) {
-      const u32 full = work.shared + Layout::kFull + 8 * stage.index;
-      const u32 empty = full + Layout::kEmpty - Layout::kFull;
-      if (under_way && !has_passed(empty, stage.phase ^ 1)) {
-        hand_over<0>(before);
-        under_way = false;
-      }
-      wait_barrier(empty, stage.phase ^ 1);
-      const u32 patch = stage.patch(a, work.shared + work.layout.patches);
-      filler.copy(a, tile * kTileM, slab, patch);
-      commit_copies();
-      if (slab == 0) filler.describe(a, tile * kTileM, patch + PLANES * filler.entry.plane_bytes);
-      if (under_way) hand_over<1>(before);
-      under_way = true;
-      before = full;
-      stage.advance(a);
-    }
+  while (tile < static_cast<int>(a.pixel_tiles)) {
+    const u32 full = work.shared + Layout::kFull + 8 * stage.index;
+    wait_barrier(full + Layout::kEmpty - Layout::kFull, stage.phase ^ 1);
+    const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+    filler.copy(a, tile * kTileM, slab, patch);
+    commit_copies();
+    if (slab == 0) filler.describe(a, tile * kTileM, patch + PLANES * filler.entry.plane_bytes);
+    wait_copies<0>();
+    publish_to_products();
+    arrive(full);
+    skip(kProducers);
   }
-  if (under_way) hand_over<0>(before);
 }

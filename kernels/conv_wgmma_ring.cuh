@@ -16,6 +16,14 @@ struct Stage {
     }
   }
 
+  // By any number of places.
+  template <class Arguments>
+  __device__ void advance(const Arguments& a, int count) {
+    for (index += count; index >= static_cast<int>(a.stages); index -= static_cast<int>(a.stages)) {
+      phase ^= 1;
+    }
+  }
+
   template <class Arguments>
   __device__ u32 patch(const Arguments& a, u32 patches) const {
     return patches + index * static_cast<int>(a.stage_bytes);

@@ -189,7 +189,7 @@ struct LanePixels {
 };
 
 // With few registers to spare the compiler loads constants where it can.
-constexpr bool kLoadAhead = kSpareRegisters >= 80;
+constexpr bool kLoadAhead = kSpareRegisters >= (BIAS ? 96 : 80);
 
 // Both rows of this lane use the same constants, which is what shared memory is asked least for: a
 // register of them costs a cycle of the multiprocessor for each warp. Only what a border adds to a

@@ -1,7 +1,8 @@
 // The tile of conv_wgmma and conv_wgmma_in_place, its arguments and its shared memory.
 //
 // Compiled with
-//   IN_PLACE    1 in conv_wgmma_in_place
+//   IN_PLACE    1 in conv_wgmma_in_place, with
+//   BLOCKS      times 64 places of its tile, which one consumer multiplies
 //   OUT         float16, bfloat16, float32 or bits
 //   TILE_N      output channels of a block, a multiple of 32 up to 256
 //   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
@@ -66,7 +67,7 @@ struct WgmmaArguments : ConvArguments {
   i64 column_classes_inverse;
 };
 
-constexpr int kTileM = kProductM * CONSUMERS;
+constexpr int kTileM = kProductM * (IN_PLACE ? BLOCKS : CONSUMERS);
 // In place, sixteen more columns have all bits set: their sums are popc(a), in every lane.
 constexpr int kSetColumns = IN_PLACE ? 16 : 0;
 constexpr int kColumns = TILE_N + kSetColumns;  // of a product
@@ -88,7 +89,7 @@ constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 // Of a consumer, beside its sums and the fragments that products may still be reading.
 constexpr int kSpareRegisters =
-    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - kColumns / 2 - (IN_PLACE ? 0 : 4 * kSteps);
+    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - (IN_PLACE ? BLOCKS * kColumns / 2 : kColumns / 2 + 4 * kSteps);
 
 // Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
 // filters, patches (STAGES of them).

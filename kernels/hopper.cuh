@@ -55,21 +55,6 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
   } while (done == 0);
 }
 
-// Whether that phase has ended.
-__device__ inline bool has_passed(u32 barrier, u32 parity) {
-  u32 done;
-  asm volatile(
-      "{\n\t"
-      ".reg .pred done;\n\t"
-      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
-      "selp.u32 %0, 1, 0, done;\n\t"
-      "}"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
-}
-
 // A barrier of Threads threads of the block; 0 is the one of __syncthreads.
 template <int Threads>
 __device__ inline void sync_threads(int index) {

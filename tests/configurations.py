@@ -20,6 +20,7 @@ from binop._cuda import (
 )
 from binop._cuda.mma_candidate import Candidate
 from binop._cuda.plan_wgmma import WgmmaTile
+from binop._cuda.plan_wgmma_in_place import InPlaceTile
 from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.packing import word_count
 
@@ -39,8 +40,8 @@ WGMMA_TILES = {
 
 # Of conv_wgmma_in_place.
 IN_PLACE_TILES = {
-    f"{channels}x{consumers}": WgmmaTile(channels, consumers)
-    for channels, consumers in ((32, 1), (64, 4), (128, 3), (192, 2))
+    "x".join(map(str, numbers)): InPlaceTile(*numbers)
+    for numbers in ((32, 1, 1), (64, 4, 1), (128, 2, 2), (128, 3, 1))
 }
 
 # Of conv_wgmma_rows.

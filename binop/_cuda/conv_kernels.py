@@ -7,7 +7,7 @@ CuPy here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +18,7 @@ from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_mma import candidates, plan_mma, why_not_mma
 from binop._cuda.plan_simt import plan_simt
 from binop._cuda.plan_wgmma import WgmmaTile
+from binop._cuda.plan_wgmma_in_place import InPlaceTile
 from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.geometry import Conv2dGeometry
 
@@ -53,7 +54,8 @@ def _warpgroup_wide(
     ) -> Launch:
         return plan(geometry, call, device, None if tile is None else tile_type(*tile))
 
-    return ConvKernel(("channels", "consumers"), why_not, tiles, plan_with)
+    names = tuple(field.name for field in fields(tile_type))
+    return ConvKernel(names, why_not, tiles, plan_with)
 
 
 def _mma_tiles(
@@ -75,7 +77,7 @@ CONV_KERNELS = {
     ),
     "conv_wgmma_in_place": _warpgroup_wide(
         plan_wgmma_in_place,
-        WgmmaTile,
+        InPlaceTile,
         plan_wgmma_in_place.why_not_wgmma_in_place,
         plan_wgmma_in_place.plan_wgmma_in_place,
     ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from binop._cuda.conv_call import ConvCall, conv_sizes, out_pixels
 from binop._cuda.launches import (
@@ -48,15 +49,26 @@ _MAX_INDEX = 2**16  # of a pixel in a patch
 _MAX_OFFSET = 2**31
 _ROW_BYTES = 8  # RowWords of conv_wgmma_tile.cuh
 
-# Cycles of a block, fitted to 25 times of layers and tiles on one H200 (2026-11-24, clock taken as
-# 1.85 GHz): within 11% of them.
+# Cycles of a block, fitted to times of layers and tiles on one H200 (2026-11-30, clock taken as
+# 1.85 GHz).
 _START_CYCLES = 5600
-_FILTER_CYCLES_PER_BYTE = 0.13  # their copies and the counting of their bits
-_PRODUCT_CYCLES = 39
-_PRODUCT_CYCLES_PER_CHANNEL = 0.45
+_FILTER_CYCLES_PER_BYTE = 0.045  # their copies and the counting of their bits
+_PRODUCT_CYCLES = 15
+_PRODUCT_CYCLES_PER_CHANNEL = 0.42
 _ROUND_CYCLES = 850
 _BITS_STORE_CYCLES = 3.2  # for a channel and a consumer
-_FLOAT_STORE_CYCLES = 8.6
+_FLOAT_STORE_CYCLES = 9
+
+
+class Tiled(Protocol):
+    """What is common to the tiles of conv_wgmma and conv_wgmma_in_place."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def consumers(self) -> int: ...
+    @property
+    def pixels(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ class Memory:
         cls,
         geometry: Conv2dGeometry,
         call: ConvCall,
-        tile: WgmmaTile,
+        tile: Tiled,
         classes: int,
         depth: Depth,
         entries: int,
@@ -253,7 +265,7 @@ def why_not_wgmma(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> s
 
 
 def walkers_of(
-    geometry: Conv2dGeometry, tile: WgmmaTile, pixels: int, device: Device
+    geometry: Conv2dGeometry, tile: Tiled, pixels: int, device: Device
 ) -> tuple[int, int, int]:
     """Tiles of so many pixels, tiles of channels, and blocks that share each of these."""
     pixel_tiles = divide_up(pixels, tile.pixels)
@@ -389,9 +401,10 @@ def kernel_of(
     source: str,
     geometry: Conv2dGeometry,
     call: ConvCall,
-    tile: WgmmaTile,
+    tile: Tiled,
     depth: Depth,
     words_of_copy: int,
+    more: tuple[tuple[str, int], ...] = (),
 ) -> Kernel:
     words = word_count(geometry.group_channels)
     stores = stores_of(geometry, call)
@@ -411,6 +424,7 @@ def kernel_of(
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
             ("BIAS", int(call.bias)),
+            *more,
             *residual_macros(call),
         ),
     )

@@ -8,8 +8,10 @@ the rows after an image those before the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import (
@@ -24,7 +26,6 @@ from binop._cuda.launches import (
 )
 from binop._cuda.plan_wgmma import (
     Memory,
-    WgmmaTile,
     block_sizes,
     border_classes,
     border_cuts,
@@ -35,24 +36,51 @@ from binop._cuda.plan_wgmma import (
     walkers_of,
     why_not_wgmma,
 )
-from binop._cuda.wgmma_geometry import CHUNK_BYTES, Axis, Depth, axes
+from binop._cuda.wgmma_geometry import CHUNK_BYTES, CHUNK_WORDS, Axis, Depth, axes
 from binop.geometry import Conv2dGeometry
-from binop.packing import WORD_BITS
+from binop.packing import WORD_BITS, word_count
 
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _MAX_CHANNELS = 192
+_PRODUCT_PIXELS = 64
+_WARPGROUP = 128
 _MAX_CONSUMERS = 4
+_MAX_BLOCKS = 2
 _MIN_STAGES = 2
+_ENOUGH_STAGES = 4  # one a producer
+_MAX_STEPS = 18  # products of a slab
 _MAX_PLACES = 2**30
 _MAX_PLANE = 2**14 * CHUNK_BYTES  # what the products' operands can tell
 
-# Cycles of a block.
-_START_CYCLES = 5600
-_FILTER_CYCLES_PER_BYTE = 0.1
-_PRODUCT_CYCLES_PER_COLUMN = 0.5
+# Cycles of a block, fitted to times of layers and tiles on one H200 (2026-11-30, clock taken as
+# 1.85 GHz).
+_START_CYCLES = 6700
+_FILTER_CYCLES_PER_BYTE = 0.015
+_PRODUCT_CYCLES_PER_COLUMN = 0.56
 _ROUND_CYCLES = 200
-_BITS_STORE_CYCLES = 2.0  # for a channel and a consumer
-_FLOAT_STORE_CYCLES = 6.0
+_BITS_STORE_CYCLES = 13  # for a channel and 64 places
+_FLOAT_STORE_CYCLES = 30
+_PATCH_CYCLES = 100
+_ENTRY_CYCLES = 1.7  # and for each 16 bytes that are copied
+_SIDE_BY_SIDE = 3  # consumers; more only share what these have
+
+
+@dataclass(frozen=True)
+class InPlaceTile:
+    """Output channels of a block, the warpgroups that multiply, and how often 64 places one of
+    these takes at a time."""
+
+    channels: int
+    consumers: int
+    blocks: int
+
+    @property
+    def threads(self) -> int:
+        return _WARPGROUP * (1 + self.consumers)
+
+    @property
+    def pixels(self) -> int:
+        return _PRODUCT_PIXELS * self.blocks
 
 
 @dataclass(frozen=True)
@@ -71,7 +99,7 @@ class PlaceLayout:
         last = ((geometry.batch - 1) * height + rows.out - 1) * pitch + columns.out - 1
         return cls(pitch, height, last + 1, (rows.reach - 1) * pitch + columns.reach - 1)
 
-    def entries(self, tile: WgmmaTile) -> int:
+    def entries(self, tile: InPlaceTile) -> int:
         """Of a patch."""
         return tile.pixels + self.reach
 
@@ -81,36 +109,50 @@ def _shared(axis: Axis) -> int:
     return axis.out if axis.kernel == 1 else max(axis.size + axis.padding, axis.out)
 
 
-def _depth(geometry: Conv2dGeometry) -> Depth:
-    """One plane for pixels of few words: what the next pixels add to it meets no filter's bits."""
-    depth = Depth.of(geometry)
-    return depth if depth.word_taps == 1 else Depth(depth.word_taps, 1, depth.chunks, 1)
+def _depths(geometry: Conv2dGeometry) -> Iterator[Depth]:
+    """The most planes first: the fewer slabs, the less often do products wait for one. Pixels of few
+    words have one plane: what the next pixels add to it meets no filter's bits."""
+    least = Depth.of(geometry)
+    if least.word_taps > 1:
+        yield Depth(least.word_taps, 1, least.chunks, 1)
+        return
+    taps = math.prod(geometry.kernel)
+    pieces = divide_up(word_count(geometry.group_channels), CHUNK_WORDS)
+    planes = min(pieces, 2 * _MAX_STEPS // taps)
+    if planes > least.planes:
+        yield Depth(1, planes, taps * planes, divide_up(pieces, planes))
+    yield least
 
 
-def _most_consumers(channels: int, call: ConvCall, stores: str) -> int:
+def _most_consumers(channels: int, blocks: int) -> int:
     """For which the compiler keeps sums and the epilogue in registers."""
-    if channels > 128:
-        return 2
-    return 4 if channels <= 64 else 3
+    if blocks == 2:
+        return 2 if channels <= 128 else 0
+    return 2 if channels > 128 else 4 if channels <= 64 else 3
 
 
-def _memory(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, classes: int) -> Memory:
+def _layout(
+    geometry: Conv2dGeometry, call: ConvCall, tile: InPlaceTile, classes: int, device: Device
+) -> tuple[Depth, Memory]:
     entries = PlaceLayout.of(geometry).entries(tile)
-    return Memory.of(geometry, call, tile, classes, _depth(geometry), entries, _SET_COLUMNS)
+    for depth in _depths(geometry):
+        memory = Memory.of(geometry, call, tile, classes, depth, entries, _SET_COLUMNS)
+        if memory.stages(device.block_shared_bytes) >= _ENOUGH_STAGES:
+            break
+    return depth, memory
 
 
-def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[WgmmaTile]:
+def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[InPlaceTile]:
     """Every tile that fits a problem which the kernel takes."""
     border = border_cuts(geometry, call.pad_value)
     if border is None:
         return
     out_per_group = geometry.out_channels // geometry.groups
-    stores = stores_of(geometry, call)
     most = min(_MAX_CHANNELS, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
-    for channels in range(WORD_BITS, most + 1, WORD_BITS):
-        for consumers in range(1, _most_consumers(channels, call, stores) + 1):
-            tile = WgmmaTile(channels, consumers)
-            memory = _memory(geometry, call, tile, border_classes(border))
+    for channels, blocks in product(range(WORD_BITS, most + 1, WORD_BITS), (1, 2)):
+        for consumers in range(1, _most_consumers(channels, blocks) + 1):
+            tile = InPlaceTile(channels, consumers, blocks)
+            _, memory = _layout(geometry, call, tile, border_classes(border), device)
             if memory.plane < _MAX_PLANE and memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
                 yield tile
 
@@ -124,6 +166,8 @@ def why_not_wgmma_in_place(geometry: Conv2dGeometry, call: ConvCall, device: Dev
         return "strides"
     if stores_of(geometry, call) == "kPixels":
         return "contiguous output"
+    if call.residual is not None:
+        return "a residual sum"
     if PlaceLayout.of(geometry).count >= _MAX_PLACES:
         return "the image is too large"
     if next(tiles(geometry, call, device), None) is None:
@@ -131,23 +175,29 @@ def why_not_wgmma_in_place(geometry: Conv2dGeometry, call: ConvCall, device: Dev
     return None
 
 
-def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, device: Device) -> float:
+def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: InPlaceTile, device: Device) -> float:
     """About how long a tile takes."""
-    depth = _depth(geometry)
+    border = border_cuts(geometry, call.pad_value)
+    assert border is not None
+    depth, _ = _layout(geometry, call, tile, border_classes(border), device)
     places = PlaceLayout.of(geometry).count
     pixel_tiles, channel_tiles, walkers = walkers_of(geometry, tile, places, device)
     rounds = divide_up(pixel_tiles, walkers)
     steps = depth.slabs * depth.steps
     columns = tile.channels + _SET_COLUMNS
     filters = steps * 2 * columns * CHUNK_BYTES * _FILTER_CYCLES_PER_BYTE
-    products = tile.consumers * steps * _PRODUCT_CYCLES_PER_COLUMN * columns
+    products = tile.blocks * steps * _PRODUCT_CYCLES_PER_COLUMN * columns
     store = _BITS_STORE_CYCLES if call.out == "bits" else _FLOAT_STORE_CYCLES
-    turn = _ROUND_CYCLES + max(products, tile.consumers * store * tile.channels)
+    # In turn: while one stores, the others multiply.
+    alone = _ROUND_CYCLES + products + tile.blocks * store * tile.channels
+    entries = PlaceLayout.of(geometry).entries(tile) * depth.planes
+    producing = depth.slabs * (_PATCH_CYCLES + _ENTRY_CYCLES * entries)
+    turn = max(_ROUND_CYCLES + products, producing, alone / min(tile.consumers, _SIDE_BY_SIDE))
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
     return waves * (_START_CYCLES + filters + rounds * turn)
 
 
-def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> WgmmaTile:
+def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> InPlaceTile:
     return min(tiles(geometry, call, device), key=lambda tile: cycles(geometry, call, tile, device))
 
 
@@ -158,16 +208,15 @@ def wgmma_in_place_cycles(geometry: Conv2dGeometry, call: ConvCall, device: Devi
 
 
 def plan_wgmma_in_place(
-    geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: WgmmaTile | None = None
+    geometry: Conv2dGeometry, call: ConvCall, device: Device, tile: InPlaceTile | None = None
 ) -> Launch:
     """The launch of a problem that ``why_not_wgmma_in_place`` finds no fault with, with one of its
     ``tiles``."""
     tile = tile or _choose_tile(geometry, call, device)
-    depth = _depth(geometry)
     layout = PlaceLayout.of(geometry)
     border = border_cuts(geometry, call.pad_value)
     assert border is not None
-    memory = _memory(geometry, call, tile, border_classes(border))
+    depth, memory = _layout(geometry, call, tile, border_classes(border), device)
     copied = memory.copied(depth.slabs, device.block_shared_bytes)
     stages = memory.stages(device.block_shared_bytes - copied)
     walk = walkers_of(geometry, tile, layout.count, device)
@@ -187,18 +236,20 @@ def plan_wgmma_in_place(
         "reach_places": layout.reach,
     }
     return Launch(
-        wgmma_in_place_kernel(geometry, call, tile),
+        wgmma_in_place_kernel(geometry, call, tile, depth),
         walkers * channel_tiles,
         tile.threads,
         memory.fixed + copied + stages * memory.stage,
         in_order(CONV_SIZES, sizes) + in_order(WGMMA_SIZES, sizes),
         f"Hopper's tensor cores on images where they lie: {tile.channels} channels a block, "
-        f"{tile.consumers} consumers, {stages} patches in flight",
+        f"{tile.consumers} consumers of {tile.pixels} places, {stages} patches in flight",
         overlaps=True,
     )
 
 
-def wgmma_in_place_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile) -> Kernel:
+def wgmma_in_place_kernel(
+    geometry: Conv2dGeometry, call: ConvCall, tile: InPlaceTile, depth: Depth
+) -> Kernel:
     words = copy_words(geometry, call)
-    depth = _depth(geometry)
-    return kernel_of("conv_wgmma_in_place.cu", geometry, call, tile, depth, words)
+    blocks = (("BLOCKS", tile.blocks),)
+    return kernel_of("conv_wgmma_in_place.cu", geometry, call, tile, depth, words, blocks)

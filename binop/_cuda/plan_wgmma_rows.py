@@ -53,16 +53,16 @@ _MAX_EXTENT = 2**15
 _MAX_OFFSET = 2**20  # Spot of conv_wgmma_rows_tile.cuh
 _MAX_CLASSES = 2**12
 
-# Cycles of a block, fitted to 29 times of layers and tiles on one H200 (2026-11-24, clock taken as
-# 1.85 GHz): within 14% of them. One warp produced all patches then, in 68 cycles a row; four do.
-_START_CYCLES = 7700
-_SPOT_CYCLES = 240  # for a thread's share of the table of positions
-_FILTER_CYCLES_PER_BYTE = 0.08
+# Cycles of a block, fitted to times of layers and tiles on one H200 (2026-11-30, clock taken as
+# 1.85 GHz).
+_START_CYCLES = 5500
+_SPOT_CYCLES = 120  # for a thread's share of the table of positions
+_FILTER_CYCLES_PER_BYTE = 0.03
 _PRODUCT_CYCLES_PER_COLUMN = 0.5
-_PATCH_ROW_CYCLES = 68 / 4
-_BITS_STORE_CYCLES = 1.1  # for a channel and a consumer
-_FLOAT_STORE_CYCLES = 3.9
-_FLOAT_CYCLES = 5.9  # and for a channel
+_PATCH_ROW_CYCLES = 17
+_BITS_STORE_CYCLES = 1.3  # for a channel and a consumer
+_FLOAT_STORE_CYCLES = 4.2
+_FLOAT_CYCLES = 3.0  # and for a channel
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,12 @@ inline void arrive(Barrier& barrier, int wanted) {
   while (barrier.turn == turn) yield();
 }
 
+inline void arrive_without_waiting(Barrier& barrier, int wanted) {
+  if (++barrier.arrived < wanted) return;
+  barrier.arrived = 0;
+  ++barrier.turn;
+}
+
 inline int lane() { return current % 32; }
 inline void sync_warp() { arrive(warp_barriers[current / 32], 32); }
 

@@ -95,13 +95,14 @@ inline void wait_barrier(u32 barrier, u32 parity) {
   }
 }
 
-inline bool has_passed(u32 barrier, u32 parity) {
-  return emulated::barrier_word(barrier) >> 63 != parity;
-}
-
 template <int Threads>
 inline void sync_threads(int index) {
   emulated::arrive(emulated::named_barriers[index], Threads);
+}
+
+template <int Threads>
+inline void arrive_threads(int index) {
+  emulated::arrive_without_waiting(emulated::named_barriers[index], Threads);
 }
 
 template <int Registers>
