@@ -1,6 +1,7 @@
 """The kernels that the plans can ask for, and compiling them without a device.
 
-Of conv_wgmma, conv_wgmma_rows and stem, whose geometry is compiled in, only those of common layers.
+Of conv_wgmma, conv_wgmma_in_place, conv_wgmma_rows and stem, whose geometry is compiled in, only
+those of common layers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import product
 
 from binop._cuda import jit, tuned
 from binop._cuda.conv_call import ConvCall, ResidualSum
-from binop._cuda.conv_kernels import WARPGROUP_WIDE, plan_choice, why_not_choice
+from binop._cuda.conv_kernels import CONV_KERNELS, WARPGROUP_WIDE, plan_choice, why_not_choice
 from binop._cuda.launches import ELEMENT_BYTES, Device, Kernel
 from binop._cuda.mma_tile import (
     EMULATED_TILES,
@@ -26,8 +27,7 @@ from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
 from binop._cuda.plan_stem import STEM_TILES, StemCall, stem_kernel, stem_tile
-from binop._cuda.plan_wgmma import WITH_WGMMA, plan_wgmma
-from binop._cuda.plan_wgmma_rows import plan_wgmma_rows, why_not_wgmma_rows
+from binop._cuda.plan_wgmma import WITH_WGMMA
 from binop.geometry import Conv2dGeometry
 
 _PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})
@@ -66,27 +66,30 @@ def _mma_kernels(out: str, tile: Tile) -> list[Kernel]:
 
 
 def _wgmma_kernels() -> Iterator[Kernel]:
-    """These are compiled for a geometry: here for the layers of a ResNet and their like."""
+    """These are compiled for a geometry: here for the layers of a ResNet and their like, and for a
+    large one of many channels."""
     seen = set()
-    layers = product(((64, 56), (128, 28), (256, 14), (512, 7)), (1, 256), (1, 3), _OUTPUTS)
+    sizes = ((64, 56), (128, 28), (256, 14), (512, 7), (1024, 56))
+    layers = product(sizes, (1, 256), (1, 3), _OUTPUTS)
     for ((channels, size), batch, taps, out), last in product(layers, (True, False)):
         geometry = Conv2dGeometry(
             batch, channels, size, size, channels, (taps,) * 2, (1, 1), (taps // 2,) * 2,
             (1, 1), 1,
         )  # fmt: skip
         call = ConvCall(out, pad_value=0, channels_last=last or out == "bits", alignment=16)
-        planned = [plan_wgmma(geometry, call, _HOPPER).kernel]
-        if why_not_wgmma_rows(geometry, call, _HOPPER) is None:
-            planned.append(plan_wgmma_rows(geometry, call, _HOPPER).kernel)
-        if out != "bits" and last and taps == 3:  # a network with shortcuts: Bi-Real Net's layers
-            call = replace(call, residual=ResidualSum(False, False, False))
-            planned.append(plan_wgmma(geometry, call, _HOPPER).kernel)
-            if why_not_wgmma_rows(geometry, call, _HOPPER) is None:
-                planned.append(plan_wgmma_rows(geometry, call, _HOPPER).kernel)
-        for each in planned:
-            if each not in seen:
-                seen.add(each)
-                yield each
+        calls = [call]
+        if out != "bits" and last:
+            calls.append(replace(call, bias=True))
+            if taps == 3:  # a network with shortcuts: Bi-Real Net's layers
+                calls.append(replace(call, residual=ResidualSum(False, False, False)))
+        for each, name in product(calls, WARPGROUP_WIDE):
+            wide = CONV_KERNELS[name]
+            if wide.why_not(geometry, each, _HOPPER) is not None:
+                continue
+            kernel = wide.plan(geometry, each, _HOPPER, None).kernel
+            if kernel not in seen:
+                seen.add(kernel)
+                yield kernel
     yield from {kernel: None for kernel in _tuned_kernels() if kernel not in seen}
 
 
@@ -117,7 +120,7 @@ def _tuned_kernels() -> Iterator[Kernel]:
 def runs_on(kernel: Kernel, arch: str) -> bool:
     """Whether a plan for this architecture can ask for the kernel."""
     capability = divmod(int(arch.removeprefix("sm_").rstrip("a")), 10)
-    if kernel.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu", "wgmma_peak.cu"):
+    if kernel.entry in (*WARPGROUP_WIDE, WGMMA_PEAK.entry):
         return capability == WITH_WGMMA
     if kernel.source == "stem.cu":
         macros, tile = dict(kernel.macros), stem_tile(capability)

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--kernel",
-        choices=["conv_wgmma", "conv_wgmma_rows", "conv_mma"],
+        choices=["conv_wgmma", "conv_wgmma_in_place", "conv_wgmma_rows", "conv_mma"],
         help="with --tune: compare the tiles of this kernel alone, and write nothing",
     )
     what.add_argument("--list", action="store_true", help="list cases and contenders, and stop")

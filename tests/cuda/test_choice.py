@@ -58,12 +58,12 @@ def test_every_listed_choice_is_followed(device: Device) -> None:
     for choice, launch in launches.items():
         assert launch.kernel.entry == choice.kernel
         if choice.kernel != "conv_mma":
-            names = ("TILE_N", "CONSUMERS")
-            assert tuple(macros(launch)[name] for name in names) == choice.tile
+            numbers = [macros(launch).get(name) for name in ("TILE_N", "CONSUMERS", "BLOCKS")]
+            assert tuple(number for number in numbers if number is not None) == choice.tile
 
 
 def test_a_kernel_alone_leaves_the_tile_to_the_plan() -> None:
-    for name in ("conv_mma", "conv_wgmma", "conv_wgmma_rows", "conv_simt"):
+    for name in CONV_KERNELS:
         launch = plan_conv(S3, CALL, H200, Choice(name))
         assert launch is not None
         assert launch.kernel.entry == name
@@ -72,10 +72,19 @@ def test_a_kernel_alone_leaves_the_tile_to_the_plan() -> None:
 @pytest.mark.parametrize(
     ("choice", "device", "why"),
     [
-        (Choice("conv_fast"), H200, "expected a kernel out of conv_wgmma, conv_wgmma_rows, conv"),
+        (
+            Choice("conv_fast"),
+            H200,
+            "expected a kernel out of conv_wgmma, conv_wgmma_in_place, conv_wgmma_rows, conv_mma",
+        ),
         (Choice("conv_wgmma"), AMPERE, "no warpgroup-wide"),
         (Choice("conv_mma"), TURING, "no 1-bit matrix instructions"),
         (Choice("conv_wgmma", (48, 1)), H200, r"a tile \(channels x consumers\) out of 32x1, 32x2"),
+        (
+            Choice("conv_wgmma_in_place", (64, 1)),
+            H200,
+            r"a tile \(channels x consumers x blocks\) out of 32x1x1, 32x2x1",
+        ),
         (Choice("conv_simt", (1,)), H200, "no tiles"),
     ],
 )

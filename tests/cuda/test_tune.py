@@ -16,7 +16,7 @@ from test_plan_wgmma import H200
 from binop import backends, bench
 from binop._cuda import jit, tuned
 from binop._cuda.choice import Choice
-from binop._cuda.conv_kernels import plan_choice
+from binop._cuda.conv_kernels import WARPGROUP_WIDE, plan_choice
 from binop._cuda.launches import Kernel, Launch
 from binop._cuda.plan_conv import choice_by_estimate, plan_conv
 from binop._cuda.tuned import Entry, Key
@@ -149,7 +149,7 @@ def test_a_choice_that_computes_something_else_ends_it(
 def test_a_run_goes_through_cases_and_contenders(
     operands: ConvOperands, launched: list[Launch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = {"conv_wgmma_rows": 2e-5, "conv_wgmma": 1e-5}
+    times = {"conv_wgmma_rows": 2e-5, "conv_wgmma": 1e-5, "conv_wgmma_in_place": 3e-5}
     compiled: list[Kernel] = []
     monkeypatch.setattr(graph_clock, "GraphClock", lambda _: MadeUpClock(launched, times))
     monkeypatch.setattr(tune, "operands_for", lambda case, *_: operands)
@@ -164,7 +164,10 @@ def test_a_run_goes_through_cases_and_contenders(
     assert [finding.problem.contender for finding in found] == names
     assert {launch.kernel for launch in launched} == set(compiled)
     assert all(finding.best.kernel == "conv_wgmma" for finding in found)
-    assert said[0] == "tiny: packed-to-packed: 2 choices"
+    assert all(finding.failed == {} for finding in found)
+    assert {launch.kernel.entry for launch in launched} == set(times)
+    # Two tiles of conv_wgmma_in_place are estimated the same.
+    assert said[0] == "tiny: packed-to-packed: 4 choices"
     assert said[1].endswith(": 10.0 us alone")
     with pytest.raises(ValueError, match="that a kernel serves"):
         tune.run(replace(plan, cases=[_PACK]), said.append)
@@ -188,7 +191,7 @@ def test_choices_that_estimates_rule_out_are_not_tried() -> None:
     few, more, every = (problem.choices(H200, within) for within in (1.0, 1.5, float("inf")))
     assert few[0] == choice_by_estimate(problem.case.geometry, problem.call, H200)
     # Where these run, conv_mma has no chance.
-    assert {choice.kernel for choice in few} == {"conv_wgmma", "conv_wgmma_rows"}
+    assert {choice.kernel for choice in few} == set(WARPGROUP_WIDE)
     assert 2 <= len(few) < len(more) < len(every)
     assert set(few) < set(more) < set(every)
     assert len(set(every)) == len(every)
