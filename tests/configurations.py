@@ -94,6 +94,19 @@ ROWS = [
     Case("rows-large", 64, 64, h=30, w=58, n=2),  # several tiles a block
 ]
 
+# For conv_wgmma_in_place, beside those of TILED that have no stride: slabs of other planes, and
+# padding that rows and images share.
+IN_PLACE = [
+    Case("places-3-planes", 384, 40, h=6, w=7, n=2),  # taps are an odd number of pieces
+    Case("places-5-planes", 640, 24, h=6, w=5, n=2, kernel=(1, 2), padding=(0, 1)),
+    Case("places-slabs", 640, 72, h=7, w=6, n=3),  # of 4 planes, the last part-filled
+    Case("places-1-column", 64, 32, h=19, w=1, n=2, kernel=(3, 1), padding=(1, 0)),
+    Case("places-many-images", 128, 64, h=2, w=3, n=40),
+    # Taps of one row reach past the first of the next.
+    Case("places-dilated", 128, 32, h=9, w=1, n=2, padding=(1, 4), dilation=(1, 3), pad_value=-1),
+    Case("places-large", 64, 64, h=30, w=29, n=2),  # several tiles a block
+]
+
 
 def words(
     channels: int, *shape: int, generator: torch.Generator, dirty: bool = True

@@ -5,6 +5,7 @@ Not their speed, and not how warps of a real device interleave: for that are the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    IN_PLACE,
     IN_PLACE_TILES,
     ROWS,
     ROWS_TILES,
@@ -28,6 +30,7 @@ from configurations import (
 )
 from emulator import emulated_ops
 
+from binop._cuda.conv_kernels import WARPGROUP_WIDE
 from binop._cuda.launches import CONV_SIZES, MMA_SIZES, WGMMA_SIZES, Device, Launch
 
 _DEVICES = {
@@ -202,6 +205,18 @@ def test_conv_wgmma_in_place_over_many_tiles(
     assert max(tiles) > 2 * _DEVICES["small hopper"].multiprocessors
 
 
+@pytest.mark.parametrize("case", IN_PLACE, ids=lambda case: case.name)
+def test_conv_wgmma_in_place_of_its_own_cases(
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    seed = IN_PLACE.index(case)
+    force_in_place_tile(monkeypatch, list(IN_PLACE_TILES)[seed % len(IN_PLACE_TILES)])
+    _check_float(hopper, replace(case, channels_last=True, dtype=torch.bfloat16))
+    _check_threshold(hopper, case, seed)
+    convolutions = {launch.kernel.source for launch in launched} - {"pack.cu"}
+    assert convolutions == {"conv_wgmma_in_place.cu"}
+
+
 @pytest.mark.parametrize("tile", list(ROWS_TILES))
 def test_conv_wgmma_rows(
     hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
@@ -214,6 +229,38 @@ def test_conv_wgmma_rows(
         _check_threshold(hopper, case, seed)
     convolutions = {launch.kernel.source for launch in launched} - {"pack.cu"}
     assert convolutions == {"conv_wgmma_rows.cu"}
+
+
+@pytest.mark.parametrize(
+    "force",
+    [
+        lambda patch: force_wgmma_tile(patch, "96x2"),
+        lambda patch: force_in_place_tile(patch, "128x3x1"),
+        lambda patch: force_rows_tile(patch, "96x2"),
+    ],
+    ids=WARPGROUP_WIDE,
+)
+def test_a_bias(
+    hopper: ModuleType,
+    launched: list[Launch],
+    monkeypatch: pytest.MonkeyPatch,
+    force: Callable[[pytest.MonkeyPatch], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    force(monkeypatch)
+    case = Case("bias", 128, 104, h=9, w=8, n=2)
+    for out_channels in (104, 99):  # stored 16 bytes at a time, and one by one
+        case = replace(case, o=out_channels)
+        x, weight = packed_operands(case, out_channels)
+        scale, bias = torch.randn(case.o), torch.randn(case.o)
+        every_other = torch.stack([bias, bias + 1], 1).flatten()[::2]
+        for given in (None, bias, every_other):
+            options = [*case.options.values(), torch.bfloat16]
+            got = hopper.binary_conv2d_packed(x, weight, case.c, scale, given, *options)
+            wanted = _reference.binary_conv2d_packed(x, weight, case.c, scale, given, *options)
+            assert_same_bits(got, wanted)
+    assert {launch.kernel.entry for launch in launched} == {request.node.callspec.id}
+    assert [dict(launch.kernel.macros)["BIAS"] for launch in launched] == [0, 1, 1] * 2
 
 
 @pytest.mark.parametrize("device", ["hopper", "turing"])
