@@ -187,6 +187,14 @@ def force_rows_tile(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     _prefer(monkeypatch, "conv_wgmma_rows")
 
 
+# By kernel, a way to force one of its tiles that floats with a bias have.
+FORCE_WIDE = {
+    "conv_wgmma": lambda monkeypatch: force_wgmma_tile(monkeypatch, "96x2"),
+    "conv_wgmma_in_place": lambda monkeypatch: force_in_place_tile(monkeypatch, "128x3x1"),
+    "conv_wgmma_rows": lambda monkeypatch: force_rows_tile(monkeypatch, "96x2"),
+}
+
+
 def never_wgmma(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_conv, "_wide_estimates", lambda *_: {})
 

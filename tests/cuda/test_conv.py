@@ -11,11 +11,15 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    FORCE_WIDE,
+    IN_PLACE,
+    IN_PLACE_TILES,
     ROWS,
     ROWS_TILES,
     TILED,
     TILES,
     WGMMA_TILES,
+    force_in_place_tile,
     force_rows_tile,
     force_tile,
     force_wgmma_tile,
@@ -41,6 +45,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
         *(f"{name}-{kept}" for name in TILES for kept in ("resident", "staged")),
         # (Only on Hopper; elsewhere the plan's choice.)
         *(f"wgmma-{name}" for name in WGMMA_TILES),
+        *(f"places-{name}" for name in IN_PLACE_TILES),
         *(f"rows-{name}" for name in ROWS_TILES),
     ]
 )
@@ -55,6 +60,8 @@ def kernel(
     elif request.param == "fused":
         for limit in ("_MAX_INPUT_WORDS", "_MAX_FILTER_WORDS", "_MAX_PIXELS"):
             monkeypatch.setattr(plan_fused, limit, 5000)
+    elif request.param.startswith("places-"):
+        force_in_place_tile(monkeypatch, request.param.removeprefix("places-"))
     elif request.param.startswith("rows-"):
         force_rows_tile(monkeypatch, request.param.removeprefix("rows-"))
     elif request.param.startswith("wgmma-"):
@@ -95,14 +102,14 @@ def test_float_cases(ops: ModuleType, case: Case) -> None:
 def test_float_tiles(
     ops: ModuleType, kernel: str, pad_value: int, dtype: torch.dtype, channels_last: bool
 ) -> None:
-    for case in [*TILED, *ROWS]:
+    for case in [*TILED, *IN_PLACE, *ROWS]:
         case = replace(case, pad_value=pad_value, dtype=dtype, channels_last=channels_last)
         _check_float(ops, case, list(case.tensors()))
 
 
 @pytest.mark.parametrize("pad_value", [-1, 0, 1])
 def test_packed(ops: ModuleType, kernel: str, pad_value: int) -> None:
-    for seed, case in enumerate([*TILED, *ROWS, *filter(can_pack, CASES)]):
+    for seed, case in enumerate([*TILED, *IN_PLACE, *ROWS, *filter(can_pack, CASES)]):
         case = replace(case, pad_value=pad_value)
         x, weight = packed_operands(case, seed)
         scale = torch.randn(case.o if seed % 3 else 1)
@@ -117,9 +124,26 @@ def test_packed(ops: ModuleType, kernel: str, pad_value: int) -> None:
         assert got.stride() == wanted.stride()
 
 
+@pytest.mark.parametrize("forced", FORCE_WIDE)
+def test_a_bias(ops: ModuleType, monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
+    FORCE_WIDE[forced](monkeypatch)  # (only on Hopper; elsewhere the plan's choice)
+    monkeypatch.setattr(ops, "_prepared", {})
+    for seed, case in enumerate([*IN_PLACE, *ROWS]):
+        x, weight = packed_operands(case, seed)
+        scale, bias = torch.randn(case.o), torch.randn(case.o)
+        every_other = torch.stack([bias, bias + 1], 1).flatten()[::2]
+        for given in (bias, every_other):
+            args = [*_options(case), torch.bfloat16]
+            wanted = _reference.binary_conv2d_packed(x, weight, case.c, scale, given, *args)
+            got = ops.binary_conv2d_packed(
+                x.cuda(), weight.cuda(), case.c, scale.cuda(), given.cuda(), *args
+            )
+            assert_same_bits(got, wanted)
+
+
 @pytest.mark.parametrize("pad_value", [-1, 0, 1])
 def test_threshold(ops: ModuleType, kernel: str, pad_value: int) -> None:
-    for seed, case in enumerate([*TILED, *ROWS, *filter(can_pack, CASES)]):
+    for seed, case in enumerate([*TILED, *IN_PLACE, *ROWS, *filter(can_pack, CASES)]):
         case = replace(case, pad_value=pad_value)
         x, weight = packed_operands(case, seed)
         threshold = torch.randint(-40, 40, (case.o,), dtype=torch.int32)

@@ -5,7 +5,6 @@ Not their speed, and not how warps of a real device interleave: for that are the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import torch
 from cases import CASES, Case, can_pack
 from compare import assert_same_bits
 from configurations import (
+    FORCE_WIDE,
     IN_PLACE,
     IN_PLACE_TILES,
     ROWS,
@@ -231,23 +231,11 @@ def test_conv_wgmma_rows(
     assert convolutions == {"conv_wgmma_rows.cu"}
 
 
-@pytest.mark.parametrize(
-    "force",
-    [
-        lambda patch: force_wgmma_tile(patch, "96x2"),
-        lambda patch: force_in_place_tile(patch, "128x3x1"),
-        lambda patch: force_rows_tile(patch, "96x2"),
-    ],
-    ids=WARPGROUP_WIDE,
-)
+@pytest.mark.parametrize("kernel", WARPGROUP_WIDE)
 def test_a_bias(
-    hopper: ModuleType,
-    launched: list[Launch],
-    monkeypatch: pytest.MonkeyPatch,
-    force: Callable[[pytest.MonkeyPatch], None],
-    request: pytest.FixtureRequest,
+    hopper: ModuleType, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
-    force(monkeypatch)
+    FORCE_WIDE[kernel](monkeypatch)
     case = Case("bias", 128, 104, h=9, w=8, n=2)
     for out_channels in (104, 99):  # stored 16 bytes at a time, and one by one
         case = replace(case, o=out_channels)
@@ -259,7 +247,7 @@ def test_a_bias(
             got = hopper.binary_conv2d_packed(x, weight, case.c, scale, given, *options)
             wanted = _reference.binary_conv2d_packed(x, weight, case.c, scale, given, *options)
             assert_same_bits(got, wanted)
-    assert {launch.kernel.entry for launch in launched} == {request.node.callspec.id}
+    assert {launch.kernel.entry for launch in launched} == {kernel}
     assert [dict(launch.kernel.macros)["BIAS"] for launch in launched] == [0, 1, 1] * 2
 
 

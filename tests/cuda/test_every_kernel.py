@@ -11,14 +11,19 @@ import torch
 from cases import Case
 from compare import assert_same_bits
 from configurations import (
+    FORCE_WIDE,
+    IN_PLACE,
+    IN_PLACE_TILES,
     ROWS,
     ROWS_TILES,
     TILES,
     WGMMA_TILES,
+    force_in_place_tile,
     force_rows_tile,
     force_tile,
     force_wgmma_tile,
     never_fuse,
+    packed_operands,
 )
 
 # A kernel that waits forever is killed with its process: a signal would wait for the device.
@@ -93,6 +98,27 @@ def test_every_wgmma_tile(
 ) -> None:
     force_wgmma_tile(monkeypatch, name)  # (only on Hopper; elsewhere the plan's choice)
     _check_both_outputs(ops, monkeypatch, case)
+
+
+# (A sanitizer takes long: each case with one of the tiles.)
+@pytest.mark.parametrize("case", IN_PLACE, ids=lambda case: case.name)
+def test_tiles_in_place(ops: ModuleType, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    name = list(IN_PLACE_TILES)[IN_PLACE.index(case) % len(IN_PLACE_TILES)]
+    force_in_place_tile(monkeypatch, name)  # (only on Hopper; elsewhere the plan's choice)
+    _check_both_outputs(ops, monkeypatch, case)
+
+
+@pytest.mark.parametrize("forced", FORCE_WIDE)
+def test_a_bias(ops: ModuleType, monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
+    FORCE_WIDE[forced](monkeypatch)
+    monkeypatch.setattr(ops, "_prepared", {})
+    case = Case("bias", 128, 104, h=9, w=8, n=2)
+    x, weight = packed_operands(case)
+    arguments = (x, weight, case.c, torch.randn(case.o), torch.randn(case.o))
+    options = [*case.options.values(), torch.bfloat16]
+    on_gpu = [a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments]
+    got = ops.binary_conv2d_packed(*on_gpu, *options)
+    assert_same_bits(got, _ops.binary_conv2d_packed(*arguments, *options))
 
 
 @pytest.mark.parametrize("name", ROWS_TILES)
