@@ -14,15 +14,17 @@ from machine_code import MachineCode
 from test_plan import CALL, layer
 from test_plan_wgmma import H200
 
-from binop._cuda import jit, mma_tile, variants
+from binop._cuda import jit, mma_tile, plan_wgmma, plan_wgmma_in_place, plan_wgmma_rows, variants
 from binop._cuda.conv_call import ResidualSum
+from binop._cuda.conv_kernels import WARPGROUP_WIDE
 from binop._cuda.launches import Kernel
 from binop._cuda.mma_tile import mma_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
 from binop._cuda.plan_stem import NARROW, STEM_TILES, WIDE, StemCall, StemTile, stem_kernel
-from binop._cuda.plan_wgmma import WgmmaTile, tiles, wgmma_kernel
-from binop._cuda.plan_wgmma_rows import RowsTile, _most_consumers, wgmma_rows_kernel
+from binop._cuda.plan_wgmma import WgmmaTile, wgmma_kernel
+from binop._cuda.plan_wgmma_in_place import InPlaceTile
+from binop._cuda.plan_wgmma_rows import RowsTile, wgmma_rows_kernel
 from binop._cuda.wgmma_rows_layout import steps_of
 
 FLOATS = ("float16", "bfloat16", "float32")
@@ -36,11 +38,22 @@ def _wgmma(
     tile: WgmmaTile,
     *,
     last: bool = True,
+    bias: bool = False,
     residual: ResidualSum | None = None,
 ) -> Kernel:
     geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
-    call = replace(CALL, out=out, channels_last=last, residual=residual)
+    call = replace(CALL, out=out, channels_last=last, bias=bias, residual=residual)
     return wgmma_kernel(geometry, call, tile)
+
+
+def _in_place(
+    out: str, channels: int, kernel: int, tile: InPlaceTile, *, bias: bool = False
+) -> Kernel:
+    geometry = replace(
+        layer(channels, 28, tile.channels), kernel=(kernel,) * 2, padding=(kernel // 2,) * 2
+    )
+    call = replace(CALL, out=out, bias=bias)
+    return plan_wgmma_in_place.plan_wgmma_in_place(geometry, call, H200, tile).kernel
 
 
 _PLAIN_SUM = ResidualSum(relu=False, activation=False, shift=False)
@@ -54,10 +67,11 @@ def _rows(
     tile: RowsTile,
     *,
     last: bool = True,
+    bias: bool = False,
     residual: ResidualSum | None = None,
 ) -> Kernel:
     geometry = replace(layer(channels, 28, tile.channels), kernel=(kernel, kernel))
-    call = replace(CALL, out=out, channels_last=last, residual=residual)
+    call = replace(CALL, out=out, channels_last=last, bias=bias, residual=residual)
     return wgmma_rows_kernel(geometry, call, tile)
 
 
@@ -91,6 +105,16 @@ _CHOSEN = [
     _wgmma("float32", 100, 3, WgmmaTile(96, 3)),
     _wgmma("float16", 256, 1, WgmmaTile(160, 2), last=False),
     _wgmma("float16", 32, 3, WgmmaTile(32, 1)),
+    _wgmma("bfloat16", 64, 3, WgmmaTile(64, 3), bias=True),
+    _wgmma("float32", 100, 3, WgmmaTile(128, 2), bias=True),
+    _in_place("bits", 1024, 3, InPlaceTile(128, 3, 1)),
+    _in_place("bits", 1024, 3, InPlaceTile(128, 2, 2)),
+    _in_place("bits", 64, 3, InPlaceTile(64, 4, 1)),
+    _in_place("bits", 250, 1, InPlaceTile(32, 1, 2)),
+    _in_place("bfloat16", 1024, 3, InPlaceTile(128, 3, 1)),
+    _in_place("bfloat16", 512, 3, InPlaceTile(128, 3, 1), bias=True),
+    _in_place("float32", 256, 3, InPlaceTile(192, 2, 1), bias=True),
+    _in_place("float16", 100, 3, InPlaceTile(96, 1, 1)),
     _rows("bits", 64, 3, RowsTile(64, 4)),
     _rows("bits", 128, 3, RowsTile(128, 3)),
     _rows("bits", 250, 3, RowsTile(96, 3)),
@@ -98,6 +122,8 @@ _CHOSEN = [
     _rows("bfloat16", 64, 3, RowsTile(64, 3)),
     _rows("float32", 128, 3, RowsTile(128, 2)),
     _rows("float16", 64, 1, RowsTile(64, 2), last=False),
+    _rows("bfloat16", 64, 3, RowsTile(64, 4), bias=True),
+    _rows("float32", 256, 3, RowsTile(128, 2), bias=True),
     _wgmma("bfloat16", 64, 3, WgmmaTile(64, 3), residual=_PLAIN_SUM),
     _wgmma("bfloat16", 128, 3, WgmmaTile(128, 2), residual=_PLAIN_SUM),
     _wgmma("float16", 64, 3, WgmmaTile(64, 3), residual=_FULL_SUM),
@@ -120,7 +146,7 @@ _STEMS = [
     )
 ]
 _CHOSEN += _STEMS
-_WIDE = [k for k in _CHOSEN if k.source in ("conv_wgmma.cu", "conv_wgmma_rows.cu")]
+_WIDE = [k for k in _CHOSEN if k.entry in WARPGROUP_WIDE]
 
 
 @pytest.mark.parametrize("arch", jit.ARCHITECTURES)
@@ -150,12 +176,15 @@ def test_wide_products_follow_each_other(kernel: Kernel, machine_code: MachineCo
     # C7510 to C7520: the compiler serializes products, or ignores that registers change hands.
     assert not re.search(r"C75\d\d", log), log
     products = [i for i, line in enumerate(code) if "BGMMA" in line]
-    of_rows = kernel.source == "conv_wgmma_rows.cu"
-    columns = int(macros["TILE_N"]) + 16 * of_rows  # those that count the activations' bits
+    of_rows = kernel.entry == "conv_wgmma_rows"
+    in_place = kernel.entry == "conv_wgmma_in_place"
+    # Sixteen of them count the activations' bits.
+    columns = int(macros["TILE_N"]) + 16 * (of_rows or in_place)
     shape = f"BGMMA.64x{columns}x256.AND.POPC"
     assert all(shape in code[i] for i in products)
     between = code[products[0] : products[-1]]
-    assert not any("WARPGROUP" in line for line in between)  # no waiting for a product
+    waiting = "WARPGROUP.DEPBAR" if in_place else "WARPGROUP"  # blocks begin one after the other
+    assert not any(waiting in line for line in between)  # no waiting for a product
     if not of_rows and int(macros["CONSUMERS"]) > 1:
         # Registers are handed on from what the block was launched with: fewer would never suffice.
         launched = 65536 // (128 * (1 + int(macros["CONSUMERS"]))) // 8 * 8
@@ -165,7 +194,7 @@ def test_wide_products_follow_each_other(kernel: Kernel, machine_code: MachineCo
 _WHOLE = [
     k
     for k in _CHOSEN
-    if k.source == "conv_wgmma.cu" or ("RESIDUAL", 1) in k.macros
+    if k.entry in ("conv_wgmma", "conv_wgmma_in_place") or ("RESIDUAL", 1) in k.macros
     if ("STORES", "kWide") in k.macros
 ]
 
@@ -177,11 +206,12 @@ def test_wide_stores_are_whole(kernel: Kernel, machine_code: MachineCode) -> Non
     code, _ = machine_code(kernel, "sm_90a")
     stores = [line for line in code if "STG" in line]
     words = int(macros["TILE_N"]) // 32
+    blocks = int(macros.get("BLOCKS", 1))
     of_a_word = 0 if macros["OUT"] == "bits" else 4 if macros["OUT"] == "float32" else 2
-    assert len([line for line in stores if "STG.E.128" in line]) == of_a_word * words
+    assert len([line for line in stores if "STG.E.128" in line]) == of_a_word * words * blocks
     has_signs = macros["OUT"] == "bits" or macros["RESIDUAL"]
     exchanges = 1 if words <= 2 else 2 * -(-words // 4)
-    assert len(stores) == of_a_word * words + (exchanges if has_signs else 0)
+    assert len(stores) == blocks * (of_a_word * words + (exchanges if has_signs else 0))
 
 
 @pytest.mark.parametrize(
@@ -303,22 +333,47 @@ def _tiles_of_residual_sums() -> Iterator[Kernel]:
             layer(channels, 28, 256), kernel=(kernel, kernel), padding=(kernel // 2,) * 2
         )
         call = replace(CALL, out=out, residual=residual)
-        for tile in tiles(geometry, call, H200):
+        for tile in plan_wgmma.tiles(geometry, call, H200):
             yield wgmma_kernel(geometry, call, tile)
 
 
+# By their stores: how floats are laid out, and by how many channels they fall short of a multiple.
+_STORES = {"kWide": (True, 0), "kSingle": (True, 2), "kPixels": (False, 0)}
+
+
+def _tiles_of_wgmma() -> Iterator[Kernel]:
+    """Those with the most consumers."""
+    floats = product(("bfloat16", "float32"), _STORES, (False, True))
+    options = product([("bits", "kWide", False), *floats], (64, 128, 256))
+    for (out, stores, bias), channels in options:
+        last, short = _STORES[stores]
+        geometry = layer(channels, 28, 256 - short)
+        call = replace(CALL, out=out, channels_last=last, bias=bias)
+        most = {tile.channels: tile for tile in plan_wgmma.tiles(geometry, call, H200)}
+        yield from (wgmma_kernel(geometry, call, tile) for tile in most.values())
+
+
+def _tiles_in_place() -> Iterator[Kernel]:
+    floats = product(("bfloat16", "float32"), (False, True))
+    options = product([("bits", False), *floats], (64, 128, 256, 384, 512), (192, 190))
+    for (out, bias), channels, out_channels in options:
+        geometry, call = layer(channels, 14, out_channels), replace(CALL, out=out, bias=bias)
+        for tile in plan_wgmma_in_place.tiles(geometry, call, H200):
+            yield plan_wgmma_in_place.plan_wgmma_in_place(geometry, call, H200, tile).kernel
+
+
 def _tiles_of_rows() -> Iterator[Kernel]:
-    outputs = [("bits", "bits"), *product(("bfloat16", "float32"), ("kWide", "kSingle", "kPixels"))]
-    sums = product(("bfloat16", "float32"), ("kWide",), (_PLAIN_SUM, _FULL_SUM))
-    every = [*((out, stores, None) for out, stores in outputs), *sums]
+    floats = product(("bfloat16", "float32"), _STORES, (False, True), (None,))
+    sums = product(("bfloat16", "float32"), ("kWide",), (False,), (_PLAIN_SUM, _FULL_SUM))
+    every = [("bits", "bits", False, None), *floats, *sums]
     options = product(every, (1, 2, 4, 8), range(32, 193, 32), (1, 3, 5))
-    for (out, stores, residual), words, channels, kernel in options:
+    for (out, stores, bias, residual), words, channels, kernel in options:
         steps = steps_of(replace(layer(32 * words, 28, 32), kernel=(kernel, kernel)))
-        consumers = _most_consumers(channels, steps, stores, residual is not None)
+        consumers = plan_wgmma_rows._most_consumers(channels, steps, stores, residual is not None)
         if steps > 9 or consumers == 0:
             continue
         tile = RowsTile(channels, consumers)
-        wide = _rows(out, 32 * words, kernel, tile, residual=residual)
+        wide = _rows(out, 32 * words, kernel, tile, bias=bias, residual=residual)
         macros = dict(wide.macros) | ({} if out == "bits" else {"STORES": stores})
         yield Kernel(wide.source, tuple(macros.items()))
 
@@ -336,6 +391,8 @@ _STEP = 17
 _EVERY = {
     "residual sums": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_residual_sums())],
     "stems": lambda: [(k, "sm_90a") for k in _stems()],
+    "wide": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_wgmma())],
+    "in place": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_in_place())],
     "rows": lambda: [(k, "sm_90a") for k in dict.fromkeys(_tiles_of_rows())],
 }
 _SAMPLED = _EVERY | {"every architecture": lambda: list(_every_kernel())}
