@@ -161,7 +161,9 @@ __device__ inline void take_patch(const Work& work, const Stage& stage, const Pi
 
 // A residual sum's constants are loaded before the filters and stored behind them.
 template <class Out>
-__device__ inline void prepare(const Work& work) {
+__device__ inline void prepare(const Work& work, int consumer) {
+  if (makes_places(consumer)) prepare_places(work);
+  wait_for_launch_before();
 #if RESIDUAL
   constexpr int kShare = (TILE_N + kConsumerThreads - 1) / kConsumerThreads;
   ResidualConstants constants[kShare];
@@ -169,23 +171,21 @@ __device__ inline void prepare(const Work& work) {
   for (int i = 0; i < kShare; ++i) {
     constants[i].load(work.a, work.channels, threadIdx.x + i * kConsumerThreads);
   }
-  prepare_filters<Out>(work);
+#endif
+  if (makes_filters(consumer)) prepare_filters<Out>(work);
+#if RESIDUAL
 #pragma unroll
   for (int i = 0; i < kShare; ++i) {
     const int channel = threadIdx.x + i * kConsumerThreads;
     if (channel < TILE_N) constants[i].store(work.shared, channel);
   }
-  sync_consumers();
-#else
-  prepare_filters<Out>(work);
 #endif
+  finish_preparing<Out>(work);
 }
 
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
-  prepare_places(work);
-  wait_for_launch_before();
-  prepare<OUT>(work);
+  prepare<OUT>(work, consumer);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
   const PlaceFinder finder = PlaceFinder::of(work);

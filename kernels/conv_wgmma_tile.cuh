@@ -15,6 +15,7 @@
 //   COPY_WORDS  words of one asynchronous copy; divides group_words and 4
 //   STORES      how floats are stored: kWide, kSingle or kPixels
 //   BIAS        1 where floats have one
+//   NARROW      1 where half a word holds what a border class adds to floats
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a group's last word has a tail
 //   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it
@@ -105,7 +106,7 @@ struct Layout {
   static constexpr int kThreshold = kAddend;                       // int [TILE_N]
   static constexpr int kTable = kAlpha + 4 * TILE_N * kConstants;  // [classes], per channel
   static constexpr int kClassBytes =
-      4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
+      (NARROW ? 2 : 4) * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 
   int counted;  // int [kTaps][TILE_N]
   int filters;
