@@ -161,9 +161,7 @@ __device__ inline void take_patch(const Work& work, const Stage& stage, const Pi
 
 // A residual sum's constants are loaded before the filters and stored behind them.
 template <class Out>
-__device__ inline void prepare(const Work& work, int consumer) {
-  if (makes_places(consumer)) prepare_places(work);
-  wait_for_launch_before();
+__device__ inline void prepare(const Work& work) {
 #if RESIDUAL
   constexpr int kShare = (TILE_N + kConsumerThreads - 1) / kConsumerThreads;
   ResidualConstants constants[kShare];
@@ -171,21 +169,23 @@ __device__ inline void prepare(const Work& work, int consumer) {
   for (int i = 0; i < kShare; ++i) {
     constants[i].load(work.a, work.channels, threadIdx.x + i * kConsumerThreads);
   }
-#endif
-  if (makes_filters(consumer)) prepare_filters<Out>(work);
-#if RESIDUAL
+  prepare_filters<Out>(work);
 #pragma unroll
   for (int i = 0; i < kShare; ++i) {
     const int channel = threadIdx.x + i * kConsumerThreads;
     if (channel < TILE_N) constants[i].store(work.shared, channel);
   }
+  sync_consumers();
+#else
+  prepare_filters<Out>(work);
 #endif
-  finish_preparing<Out>(work);
 }
 
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
-  prepare<OUT>(work, consumer);
+  prepare_places(work);
+  wait_for_launch_before();
+  prepare<OUT>(work);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
   const PlaceFinder finder = PlaceFinder::of(work);

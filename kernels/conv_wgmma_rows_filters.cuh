@@ -1,8 +1,5 @@
-// What the consumers of conv_wgmma_rows make before their first tile: where pixels lie, the filters in
-// shared memory, the constants and the table of border classes.
-//
-// A block's code comes from memory an instruction after the other, about ten cycles each, so that
-// the first consumer does one half of it while the others do the other.
+// What the consumers of conv_wgmma_rows make before their first tile: the filters in shared memory,
+// the constants and the table of border classes, and where pixels lie.
 #pragma once
 
 #include "conv_wgmma_border.cuh"
@@ -12,21 +9,8 @@
 #include "count_words.cuh"
 
 constexpr int kConsumerBarrier = 1;
-constexpr int kPlacesBarrier = 2;
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
-
-constexpr bool kShares = CONSUMERS > 1;
-constexpr int kPlacesThreads = kShares ? kWarpgroup : kConsumerThreads;  // the first
-constexpr int kFiltersThreads = kShares ? kConsumerThreads - kWarpgroup : kConsumerThreads;
-
-__device__ inline bool makes_places(int consumer) { return !kShares || consumer == 0; }
-__device__ inline bool makes_filters(int consumer) { return !kShares || consumer > 0; }
-
-// Of those that arrange filters.
-__device__ inline int filters_thread() {
-  return static_cast<int>(threadIdx.x) - (kShares ? kPlacesThreads : 0);
-}
 
 // Words of one load: as many as a filter's alignment allows.
 constexpr int kLoadWords = WORDS < kChunkWords ? WORDS : kChunkWords;
@@ -90,32 +74,50 @@ struct StepWords {
   }
 };
 
-// Some steps of the filters of 8 neighbouring columns, by a warp: four of each, one a lane (128 bytes
-// of a filter are together in memory, and no two columns in one bank).
+// The filters of 8 neighbouring columns, by a warp: four steps of each at once, one a lane (128
+// bytes of a filter are together in memory, and no two columns in one bank).
 struct FilterColumns {
   static constexpr int kBlocks = TILE_N / 8;
-  static constexpr int kWarps = kFiltersThreads / 32;
+  static constexpr int kWarps = 4 * CONSUMERS;
   static constexpr int kSide = 4;
-  static constexpr int kTasks = kBlocks * ((kSteps + kSide - 1) / kSide);
+  static constexpr int kRounds = (kSteps + kSide - 1) / kSide;
 
-  // And counts their bits.
-  static __device__ void arrange(const Work& work, int task) {
-    const int column = task % kBlocks * 8 + threadIdx.x % 8;
-    // Of neighbouring columns, every second has a channel 8 further, which falls into the same
-    // banks.
-    const int step = task / kBlocks * kSide + (threadIdx.x % 32 / 8 ^ threadIdx.x % 8 / 2);
+  StepWords steps[kRounds];
+
+  // Of neighbouring columns, every second has a channel 8 further, which falls into the same banks.
+  static __device__ int step_at(int round) {
+    return round * kSide + (threadIdx.x % 32 / 8 ^ threadIdx.x % 8 / 2);
+  }
+
+  __device__ void load(const Work& work, int column) {
     const int channel = column_of(column);  // (its own inverse)
-    StepWords words;
-    words.load(work.shared + work.layout.copies + channel * (kTaps * kPixelBytes), step,
-               channel < work.channels.count, StepWords::kSwaps && column % 2 != 0);
+    const u32 filter = work.shared + work.layout.copies + channel * (kTaps * kPixelBytes);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      steps[round].load(filter, step_at(round), channel < work.channels.count,
+                        StepWords::kSwaps && column % 2 != 0);
+    }
+  }
+
+  // And their bits, counted.
+  __device__ void store(const Work& work, int column) {
+    const u32 to = work.shared + work.layout.filters + column * kChunkBytes;
+    const u32 counted = work.shared + Layout::kCounted + 4 * column_of(column);
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int step = step_at(round);
+      if (step < kSteps) store_step(work, steps[round], step, to, counted);
+    }
+  }
+
+ private:
+  static __device__ void store_step(const Work& work, StepWords& words, int step, u32 to,
+                                    u32 counted) {
     const int group_channels = static_cast<int>(work.a.group_channels);
     if constexpr (MASKED) words.mask_tails(tail_mask(group_channels));
-    if (step >= kSteps) return;
-    const u32 chunk =
-        work.shared + work.layout.filters + column * kChunkBytes + 2 * step * kFilterChunkBytes;
+    const u32 chunk = to + 2 * step * kFilterChunkBytes;
     store_chunk(chunk, words.chunk(0));
     store_chunk(chunk + kFilterChunkBytes, words.chunk(1));
-    const u32 counted = work.shared + Layout::kCounted + 4 * channel;
 #pragma unroll
     for (int of_step = 0; of_step < kStepTaps; ++of_step) {
       const int tap = step * kStepTaps + of_step;
@@ -132,7 +134,7 @@ __device__ inline void write_ones(const Work& work) {
   const u32 mask = tail_mask(work.a.group_channels);
   const u32 to = work.shared + work.layout.filters + TILE_N * kChunkBytes;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kOnes * kChunks; i += kPlacesThreads) {
+  for (int i = threadIdx.x; i < kOnes * kChunks; i += kConsumerThreads) {
     const int chunk = i / kOnes;
     u32 words[kChunkWords];
 #pragma unroll
@@ -151,7 +153,7 @@ __device__ inline void write_parts(const Work& work) {
   const int height = static_cast<int>(a.out_height);
   const int parts = height + static_cast<int>(a.out_width);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < parts; i += kPlacesThreads) {
+  for (int i = threadIdx.x; i < parts; i += kConsumerThreads) {
     const bool of_row = i < height;
     const BorderAxis axis = {
         static_cast<int>(of_row ? a.stride_rows : a.stride_columns),
@@ -176,7 +178,7 @@ __device__ inline void write_spots(const Work& work) {
   const int width = static_cast<int>(work.a.out_width);
   const u32 parts = work.shared + work.layout.parts;
 #pragma unroll 1
-  for (int row = threadIdx.x / 32; row < height; row += kPlacesThreads / 32) {
+  for (int row = threadIdx.x / 32; row < height; row += kConsumerThreads / 32) {
     const u32 of_row = load_shared(parts + 4 * row);
 #pragma unroll 1
     for (int column = threadIdx.x % 32; column < width; column += 32) {
@@ -246,35 +248,33 @@ __device__ inline void write_table(const Work& work) {
 template <class Out>
 __device__ inline void write_all_constants(const Work& work) {
 #pragma unroll 1
-  for (int channel = first_channel_of<kFiltersThreads>(filters_thread()); channel < TILE_N;
-       channel += kFiltersThreads) {
+  for (int channel = first_channel_of<kConsumerThreads>(threadIdx.x); channel < TILE_N;
+       channel += kConsumerThreads) {
     const int threshold = write_constants<Out>(work.a, work.channels, channel, work.shared);
     store_shared(work.shared + Layout::kThresholds + 4 * channel, threshold);
   }
 }
 
-// What needs nothing from global memory.
+// What needs nothing from global memory, by all threads.
 __device__ inline void prepare_places(const Work& work) {
   write_parts(work);
   write_ones(work);
-  sync_threads<kPlacesThreads>(kPlacesBarrier);
+  sync_consumers();
   write_spots(work);
 }
 
-// Loops, not unrolled code: what runs again is there.
+// By the consumers. A block's code runs cold here, so that a loop is faster than unrolled code.
 template <class Out>
 __device__ inline void prepare_filters(const Work& work) {
   write_all_constants<Out>(work);
   wait_barrier(work.shared + Layout::kCopied, 0);
 #pragma unroll 1
-  for (int i = filters_thread() / 32; i < FilterColumns::kTasks; i += FilterColumns::kWarps) {
-    FilterColumns::arrange(work, i);
+  for (int i = threadIdx.x / 32; i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
+    const int column = i * 8 + threadIdx.x % 8;
+    FilterColumns filters;
+    filters.load(work, column);
+    filters.store(work, column);
   }
-}
-
-// By all consumers, after their half.
-template <class Out>
-__device__ inline void finish_preparing(const Work& work) {
   publish_to_products();
   sync_consumers();
   write_table<Out>(work);

@@ -89,8 +89,8 @@ constexpr int kProducerRegisters = IN_PLACE ? 56 : CONSUMERS == 2 ? 72 : CONSUME
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 // Of a consumer, beside its sums and the fragments that products may still be reading.
-constexpr int kSpareRegisters =
-    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - (IN_PLACE ? BLOCKS * kColumns / 2 : kColumns / 2 + 4 * kSteps);
+constexpr int kSpareRegisters = (CONSUMERS == 1 ? 255 : kConsumerRegisters) -
+                                (IN_PLACE ? BLOCKS * kColumns / 2 : kColumns / 2 + 4 * kSteps);
 
 // Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
 // filters, patches (STAGES of them).
