@@ -41,7 +41,8 @@ __device__ void produce(const Work& work) {
       wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
       const u32 patch = stage.patch(a, work.shared + work.layout.patches);
       loader.load(a, image, stack_row, patch_rows, slab, patch);
-      if (slab == 0) describe_rows(a, start, rows, columns, patch + PLANES * loader.entry.plane_bytes);
+      if (slab == 0)
+        describe_rows(a, start, rows, columns, patch + PLANES * loader.entry.plane_bytes);
       const u32 full = work.shared + Layout::kFull + 8 * stage.index;
       arrive_after_copies(full);
       arrive(full);  // for what was stored without a copy

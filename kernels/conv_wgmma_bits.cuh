@@ -26,6 +26,8 @@ __device__ inline void write_entries(u32 of_class, int channel, const int (&coun
     const int both[2] = {static_cast<int>(threshold[0]), static_cast<int>(threshold[1])};
     store_shared(of_class + 2 * channel, BitTable::entry(counted, both, 0));
     store_shared(of_class + 2 * channel + BitTable::kOddBytes, BitTable::entry(counted, both, 1));
+  } else if constexpr (NARROW) {
+    store_shared(of_class + 2 * channel, narrow_entries(counted));
   } else {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {

@@ -9,6 +9,14 @@
 // (conv_wgmma_store.cuh).
 __device__ inline float float_entry(int counted) { return static_cast<float>(counted) * 0x1p-24f; }
 
+// NARROW, it is made of half a word: those bits after 0x3F00 are a float, 0.5 + half * 2**-24.
+constexpr int kNarrowZero = 1 << 15;  // the half of 0
+constexpr float kNarrowOffset = 0x1p23f + kNarrowZero;
+
+__device__ inline u32 narrow_entries(const int (&counted)[2]) {
+  return pair_of(counted[0] + kNarrowZero, counted[1] + kNarrowZero);
+}
+
 // The first channel of a consumer's thread, of Threads, each of which takes every Threads-th: the
 // last have the first channels, because they have fewer filters to load. (Past the tile: none.)
 template <int Threads>

@@ -31,7 +31,7 @@ struct Pixel {
 };
 
 struct PatchFiller {
-  Pixel further;  // by 32 places
+  Pixel further;                // by 32 places
   Pixel wrap_column, wrap_row;  // what is added past the last column and row of places
   int column_end, row_end;
   int height;
@@ -67,10 +67,9 @@ struct PatchFiller {
   __device__ void copy(const WgmmaArguments& a, int first, int slab, u32 patch) const {
     const int lane = threadIdx.x % 32;
     const Place place = Place::at(a, first + lane);
-    Pixel pixel = {place.row * static_cast<int>(a.skip_rows) - static_cast<int>(a.padding_rows),
-                   place.column * static_cast<int>(a.skip_columns) -
-                       static_cast<int>(a.padding_columns),
-                   0};
+    Pixel pixel = {
+        place.row * static_cast<int>(a.skip_rows) - static_cast<int>(a.padding_rows),
+        place.column * static_cast<int>(a.skip_columns) - static_cast<int>(a.padding_columns), 0};
     pixel.offset = offset_of(0, pixel) + slab * (PLANES * kChunkWords);
     const u32* image = words + place.image * (a.height * a.width * entry.pixel_words);
     const int entries = kTileM + static_cast<int>(a.reach_places);
@@ -78,9 +77,10 @@ struct PatchFiller {
     const int existing = static_cast<int>(a.batch * a.patch_rows * a.patch_columns) - first;
 #pragma unroll 1
     for (int i = lane; i < entries; i += 32) {
-      const bool row_inside = static_cast<u32>(pixel.row) < static_cast<u32>(height) && i < existing;
-      const bool inside =
-          row_inside && (WORD_TAPS > 1 || static_cast<u32>(pixel.column) < static_cast<u32>(entry.width));
+      const bool row_inside =
+          static_cast<u32>(pixel.row) < static_cast<u32>(height) && i < existing;
+      const bool inside = row_inside && (WORD_TAPS > 1 || static_cast<u32>(pixel.column) <
+                                                              static_cast<u32>(entry.width));
       entry.copy(a, patch + i * kChunkBytes, image + pixel.offset, pixel.column, inside, slab);
       add(pixel, further);
       if (pixel.column >= column_end) add(pixel, wrap_column);
@@ -95,12 +95,12 @@ struct PatchFiller {
 #pragma unroll 1
     for (int row = threadIdx.x % 32; row < kTileM; row += 32) {
       const Place place = Place::at(a, first + row);
-      const bool exists = place.image < static_cast<int>(a.batch) && place.row < height &&
-                          place.column < width;
-      const int border =
-          Layout::classes(a) == 1
-              ? 0
-              : rows.class_of(place.row) * Layout::column_classes(a) + columns.class_of(place.column);
+      const bool exists =
+          place.image < static_cast<int>(a.batch) && place.row < height && place.column < width;
+      const int border = Layout::classes(a) == 1
+                             ? 0
+                             : rows.class_of(place.row) * Layout::column_classes(a) +
+                                   columns.class_of(place.column);
       const int pixel = exists ? (place.image * height + place.row) * width + place.column : -1;
       const u32 words = RowWords::at(row_words, row);
       store_shared(words, exists ? static_cast<u32>(border) << 16 : 0u);

@@ -133,9 +133,8 @@ __device__ inline void write_ones(const Work& work) {
   constexpr int kOnes = kColumns - TILE_N;
   const u32 mask = tail_mask(work.a.group_channels);
   const u32 to = work.shared + work.layout.filters + TILE_N * kChunkBytes;
-  // From the last thread on: the first are busy with write_parts.
 #pragma unroll 1
-  for (int i = kConsumerThreads - 1 - threadIdx.x; i < kOnes * kChunks; i += kConsumerThreads) {
+  for (int i = threadIdx.x; i < kOnes * kChunks; i += kConsumerThreads) {
     const int chunk = i / kOnes;
     u32 words[kChunkWords];
 #pragma unroll

@@ -8,6 +8,7 @@
 //   WORDS       of a pixel: 1, 2, 4 or 8
 //   STORES      how floats are stored: kWide, kSingle or kPixels
 //   BIAS        1 where floats have one
+//   NARROW      1 where half a word holds what a border class adds to floats
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a pixel's last word has a tail
 //   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it
@@ -139,7 +140,7 @@ struct Layout {
   static constexpr int kCounted = kThresholds + 4 * TILE_N;             // int [kTaps][TILE_N]
   static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;          // [classes], per channel
   static constexpr int kClassBytes =
-      4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
+      (NARROW ? 2 : 4) * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 
   int spots;  // u32 [plane]
   int parts;  // of spots: u32 [out_height + out_width]

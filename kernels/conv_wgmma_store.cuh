@@ -9,7 +9,7 @@
 #pragma once
 
 #include "byte_exchange.cuh"
-#include "conv_wgmma_channels.cuh"
+#include "conv_wgmma_constants.cuh"
 
 constexpr int kTileWords = TILE_N / kWordBits;
 constexpr int kLaneChannels = 8;  // consecutive channels that a lane holds of every 32
@@ -48,16 +48,48 @@ struct LaneValues {
     }
     return loaded;
   }
+};
 
-  // In place, where `wanted`.
+// What a border class adds to 8 channels; `channel` is their first.
+struct ClassValues {
+  static __device__ u32 at(u32 shared, u32 border, int channel) {
+    return shared + Layout::kTable + border * Layout::kClassBytes + (NARROW ? 2 : 4) * channel;
+  }
+
+#if NARROW
+  u32 pairs[kLaneChannels / 2];
+
+  static __device__ ClassValues load(u32 address) {
+    const uint4 chunk = load_chunk(address);
+    return {{chunk.x, chunk.y, chunk.z, chunk.w}};
+  }
+
+  __device__ void load_if(bool wanted, u32 address) { load_chunk_if(wanted, pairs, address); }
+
+  __device__ float value(int i) const {
+    return __uint_as_float(__byte_perm(pairs[i / 2], 0x3F00u, i % 2 == 0 ? 0x5410 : 0x5432));
+  }
+#else
+  LaneValues all;
+
+  static __device__ ClassValues load(u32 address) { return {LaneValues::load(address)}; }
+
   __device__ void load_if(bool wanted, u32 address) {
 #pragma unroll
     for (int i = 0; i < kLaneChannels; i += 4) {
-      load_floats_if(wanted, values[i], values[i + 1], values[i + 2], values[i + 3],
-                     address + 4 * i);
+      u32(&four)[4] = reinterpret_cast<u32(&)[4]>(all.values[i]);
+      load_chunk_if(wanted, four, address + 4 * i);
     }
   }
+
+  __device__ float value(int i) const { return all.values[i]; }
+#endif
 };
+
+// What a row's popc(a) adds to its dot products.
+__device__ inline float row_value(int set) {
+  return static_cast<float>(-2 * set) - (NARROW ? kNarrowOffset : 0.0f);
+}
 
 // This lane's sum of channel i (of its 8) of every 32: see column_of.
 __device__ inline int sum_of(const Sums& sums, int word, int half, int i) {
@@ -85,8 +117,8 @@ __device__ inline void hold_loads() { __syncwarp(); }
 // ---- float output ----
 
 // The exact dot product, of what scale_and_add makes of a sum and its table entry.
-__device__ inline float dot_of(float scaled, float negative_set) {
-  return multiply_add(scaled, 0x1p24f, negative_set);
+__device__ inline float dot_of(float scaled, float of_row) {
+  return multiply_add(scaled, 0x1p24f, of_row);
 }
 
 // What finishes 8 channels.
@@ -198,20 +230,21 @@ template <class Out>
 __device__ inline void store_floats(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                     const LaneRows& rows, const Sums& sums) {
   constexpr int kWordBytes = 4 * kWordBits;
+  constexpr int kClassWordBytes = (NARROW ? 2 : 4) * kWordBits;
   const int first = threadIdx.x % 4 * kLaneChannels;
   const u32 constants = shared + 4 * first;
-  const u32 table = constants + Layout::kTable;
-  const u32 of_row[2] = {table + 4 * TILE_N * rows.border[0], table + 4 * TILE_N * rows.border[1]};
+  const u32 of_class[2] = {ClassValues::at(shared, rows.border[0], first),
+                           ClassValues::at(shared, rows.border[1], first)};
   const bool differ = rows.border[0] != rows.border[1];
-  LaneValues next_counted = LaneValues::load(of_row[0]);
+  ClassValues next_counted = ClassValues::load(of_class[0]);
   ChannelValues next_channels = ChannelValues::load(constants);
 #pragma unroll
   for (int word = 0; word < kTileWords; ++word) {
-    LaneValues counted = next_counted;
+    ClassValues counted = next_counted;
     const ChannelValues of_channels = next_channels;
     if (!kLoadAhead) hold_loads();
     if (word + 1 < kTileWords) {
-      next_counted = LaneValues::load(of_row[0] + (word + 1) * kWordBytes);
+      next_counted = ClassValues::load(of_class[0] + (word + 1) * kClassWordBytes);
       next_channels = ChannelValues::load(constants + (word + 1) * kWordBytes);
     }
     if (kLoadAhead) hold_loads();
@@ -220,13 +253,13 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
       LaneValues y;
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        y.values[i] = scale_and_add(sum_of(sums, word, half, i), counted.values[i]);
+        y.values[i] = scale_and_add(sum_of(sums, word, half, i), counted.value(i));
       }
-      if (half == 0) counted.load_if(differ, of_row[1] + word * kWordBytes);
-      const float negative_set = static_cast<float>(-2 * rows.set[half]);
+      if (half == 0) counted.load_if(differ, of_class[1] + word * kClassWordBytes);
+      const float of_row = row_value(rows.set[half]);
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        y.values[i] = of_channels.finish(i, dot_of(y.values[i], negative_set));
+        y.values[i] = of_channels.finish(i, dot_of(y.values[i], of_row));
       }
       if (rows.exists(half)) {
         const int channel = word * kWordBits + first;
@@ -246,20 +279,20 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float negative_set = static_cast<float>(-2 * rows.set[half]);
-    const u32 table = shared + Layout::kTable + 4 * TILE_N * rows.border[half];
+    const float of_row = row_value(rows.set[half]);
     const LanePixels<Out> pixels = LanePixels<Out>::of(a, channels, rows.first + 8 * half);
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
       hold_loads();
       const int channel = word * kWordBits + lane % 4 * kLaneChannels;
-      const LaneValues counted = LaneValues::load(table + 4 * channel);
+      const ClassValues counted =
+          ClassValues::load(ClassValues::at(shared, rows.border[half], channel));
       const ChannelValues of_channels = ChannelValues::load(shared + 4 * channel);
       LaneValues y;
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.values[i]);
-        y.values[i] = of_channels.finish(i, dot_of(scaled, negative_set));
+        const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.value(i));
+        y.values[i] = of_channels.finish(i, dot_of(scaled, of_row));
       }
       pixels.store(a.out_height * a.out_width, channels.count, word, y);
     }

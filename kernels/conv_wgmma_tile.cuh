@@ -15,6 +15,7 @@
 //   COPY_WORDS  words of one asynchronous copy; divides group_words and 4
 //   STORES      how floats are stored: kWide, kSingle or kPixels
 //   BIAS        1 where floats have one
+//   NARROW      1 where half a word holds what a border class adds to floats
 //   PAD_ONES    1 where taps outside the image count as +1
 //   MASKED      1 where a group's last word has a tail
 //   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it
@@ -88,8 +89,8 @@ constexpr int kProducerRegisters = IN_PLACE ? 56 : CONSUMERS == 2 ? 72 : CONSUME
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
 // Of a consumer, beside its sums and the fragments that products may still be reading.
-constexpr int kSpareRegisters =
-    (CONSUMERS == 1 ? 255 : kConsumerRegisters) - (IN_PLACE ? BLOCKS * kColumns / 2 : kColumns / 2 + 4 * kSteps);
+constexpr int kSpareRegisters = (CONSUMERS == 1 ? 255 : kConsumerRegisters) -
+                                (IN_PLACE ? BLOCKS * kColumns / 2 : kColumns / 2 + 4 * kSteps);
 
 // Addresses in shared memory: barriers of the patches, constants of the channels, counted bits,
 // filters, patches (STAGES of them).
@@ -105,7 +106,7 @@ struct Layout {
   static constexpr int kThreshold = kAddend;                       // int [TILE_N]
   static constexpr int kTable = kAlpha + 4 * TILE_N * kConstants;  // [classes], per channel
   static constexpr int kClassBytes =
-      4 * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
+      (NARROW ? 2 : 4) * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
 
   int counted;  // int [kTaps][TILE_N]
   int filters;

@@ -180,8 +180,8 @@ __device__ inline int tap_bits(const WgmmaArguments& a, const u8* filters, int r
 #pragma unroll
       for (int plane = 0; plane < PLANES; ++plane) {
         const int chunk = slab * kSlabChunks + tap * PLANES + plane;
-        const uint4 words =
-            *reinterpret_cast<const uint4*>(filters + chunk * kFilterChunkBytes + filter * kChunkBytes);
+        const uint4 words = *reinterpret_cast<const uint4*>(filters + chunk * kFilterChunkBytes +
+                                                            filter * kChunkBytes);
         set += count_words(words.x, words.y, words.z, words.w);
       }
     }

@@ -133,12 +133,12 @@ __device__ inline float4 load_floats(u32 address) {
   return value;
 }
 
-__device__ inline void load_floats_if(bool wanted, float& x, float& y, float& z, float& w,
-                                      u32 address) {
+// In place, where `wanted`.
+__device__ inline void load_chunk_if(bool wanted, u32 (&words)[4], u32 address) {
   asm volatile(
       "{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %4, 0;\n\t"
-      "@p ld.shared.v4.f32 {%0, %1, %2, %3}, [%5];\n\t}"
-      : "+f"(x), "+f"(y), "+f"(z), "+f"(w)
+      "@p ld.shared.v4.u32 {%0, %1, %2, %3}, [%5];\n\t}"
+      : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
       : "r"(static_cast<int>(wanted)), "r"(address)
       : "memory");
 }

@@ -19,8 +19,8 @@ struct FilterTile {
   static __device__ FilterTile at(u32 address) { return {(address >> 4) | Columns << 16}; }
 };
 
-// The 64 rows of a product in shared memory, 16 bytes (128 bits of depth) of each side by side. `low`
-// as above, but the address may be that of any row.
+// The 64 rows of a product in shared memory, 16 bytes (128 bits of depth) of each side by side.
+// `low` as above, but the address may be that of any row.
 struct RowTile {
   u32 low;
 
@@ -110,25 +110,24 @@ struct ProductSums {
 #define PRODUCT(COLUMNS, COUNT) \
   "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k256.s32.b1.b1.and.popc {" SUMS_##COUNT "}, "
 
-#define DEFINE_PRODUCTS(COLUMNS, COUNT, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH) \
-  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, const u32(&a)[4],        \
-                                        FilterTile<COLUMNS> b, int accumulate) {             \
-    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%" FIFTH ", %" SIXTH     \
-                 "};\n\tsetp.ne.b32 p, %" SEVENTH                                            \
-                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "{%" FIRST ", %" SECOND ", %" THIRD      \
-                                                    ", %" FOURTH "}, b, p;\n\t}"             \
-                 : BOUND_##COUNT(sums.values)                                                \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low),                   \
-                   "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate));                        \
-  }                                                                                          \
-  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, RowTile a,               \
-                                        FilterTile<COLUMNS> b, int accumulate) {             \
-    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" THIRD  \
+#define DEFINE_PRODUCTS(COLUMNS, COUNT, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH)  \
+  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, const u32(&a)[4],         \
+                                        FilterTile<COLUMNS> b, int accumulate) {              \
+    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 b;\n\tmov.b64 b, {%" FIFTH ", %" SIXTH      \
+                 "};\n\tsetp.ne.b32 p, %" SEVENTH                                             \
+                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "{%" FIRST ", %" SECOND ", %" THIRD       \
+                                                    ", %" FOURTH "}, b, p;\n\t}"              \
+                 : BOUND_##COUNT(sums.values)                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.low),                    \
+                   "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate));                         \
+  }                                                                                           \
+  __device__ inline void multiply_async(ProductSums<COLUMNS>& sums, RowTile a,                \
+                                        FilterTile<COLUMNS> b, int accumulate) {              \
+    asm volatile("{\n\t.reg .pred p;\n\t.reg .b64 a, b;\n\tmov.b64 a, {%" FIRST ", %" THIRD   \
                  "};\n\tmov.b64 b, {%" SECOND ", %" THIRD "};\n\tsetp.ne.b32 p, %" FOURTH     \
-                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                          \
-                 : BOUND_##COUNT(sums.values)                                                \
-                 : "r"(a.low), "r"(b.low), "r"(FilterTile<COLUMNS>::kHigh),                  \
-                   "r"(accumulate));                                                         \
+                 ", 0;\n\t" PRODUCT(COLUMNS, COUNT) "a, b, p;\n\t}"                           \
+                 : BOUND_##COUNT(sums.values)                                                 \
+                 : "r"(a.low), "r"(b.low), "r"(FilterTile<COLUMNS>::kHigh), "r"(accumulate)); \
   }
 
 DEFINE_PRODUCTS(32, 16, "16", "17", "18", "19", "20", "21", "22")

@@ -37,7 +37,7 @@ class ConvKernel:
 
 def _warpgroup_wide(
     module: ModuleType,
-    tile_type: Callable[..., Any],
+    tile_type: type[Any],
     why_not: Callable[[Conv2dGeometry, ConvCall, Device], str | None],
     plan: Callable[[Conv2dGeometry, ConvCall, Device, Any], Launch],
 ) -> ConvKernel:

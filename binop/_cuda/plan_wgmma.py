@@ -166,7 +166,7 @@ class Memory:
         taps = math.prod(geometry.kernel)
         constants = 2 if call.residual is None else call.residual.constants
         tables = barriers + 4 * tile.channels * (constants + taps)
-        tables += class_bytes(tile.channels, call.out) * classes
+        tables += class_bytes(geometry, call, tile.channels) * classes
         columns = tile.channels + set_columns
         filters = depth.slabs * 2 * depth.steps * columns * CHUNK_BYTES
         words = word_count(geometry.group_channels)
@@ -186,9 +186,15 @@ def _memory(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, classes: 
     return Memory.of(geometry, call, tile, classes, Depth.of(geometry), entries)
 
 
-def class_bytes(channels: int, out: str) -> int:
+def is_narrow(geometry: Conv2dGeometry, call: ConvCall) -> bool:
+    """Whether half a word holds what a border class adds to a channel's floats (NARROW)."""
+    return call.out != "bits" and call.residual is None and geometry.taps < 2**15
+
+
+def class_bytes(geometry: Conv2dGeometry, call: ConvCall, channels: int) -> int:
     """Of a border class in the table (Layout::kClassBytes)."""
-    return 4 * channels + (128 if out == "bits" and channels % 64 == 0 else 0)
+    both_kinds = call.out == "bits" and channels % 64 == 0
+    return (2 if is_narrow(geometry, call) else 4) * channels + (128 if both_kinds else 0)
 
 
 def border_cuts(geometry: Conv2dGeometry, pad_value: int) -> tuple[int, int, int, int] | None:
@@ -424,6 +430,7 @@ def kernel_of(
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
             ("BIAS", int(call.bias)),
+            ("NARROW", int(is_narrow(geometry, call))),
             *more,
             *residual_macros(call),
         ),

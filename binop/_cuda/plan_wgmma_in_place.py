@@ -57,9 +57,10 @@ _MAX_PLANE = 2**14 * CHUNK_BYTES  # what the products' operands can tell
 _START_CYCLES = 6700
 _FILTER_CYCLES_PER_BYTE = 0.015
 _PRODUCT_CYCLES_PER_COLUMN = 0.56
-_ROUND_CYCLES = 200
+_ROUND_CYCLES = 200  # of a consumer alone, beside products and stores
 _BITS_STORE_CYCLES = 13  # for a channel and 64 places
-_FLOAT_STORE_CYCLES = 30
+_FLOAT_STORE_CYCLES = 34
+_STOLEN_CYCLES = 5  # by a channel's float arithmetic, from others' products
 _PATCH_CYCLES = 100
 _ENTRY_CYCLES = 1.7  # and for each 16 bytes that are copied
 _SIDE_BY_SIDE = 3  # consumers; more only share what these have
@@ -150,10 +151,13 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     out_per_group = geometry.out_channels // geometry.groups
     most = min(_MAX_CHANNELS, divide_up(out_per_group, WORD_BITS) * WORD_BITS)
     for channels, blocks in product(range(WORD_BITS, most + 1, WORD_BITS), (1, 2)):
-        for consumers in range(1, _most_consumers(channels, blocks) + 1):
+        for consumers in range(_most_consumers(channels, blocks), 0, -1):
             tile = InPlaceTile(channels, consumers, blocks)
             _, memory = _layout(geometry, call, tile, border_classes(border), device)
-            if memory.plane < _MAX_PLANE and memory.stages(device.block_shared_bytes) >= _MIN_STAGES:
+            if (
+                memory.plane < _MAX_PLANE
+                and memory.stages(device.block_shared_bytes) >= _MIN_STAGES
+            ):
                 yield tile
 
 
@@ -187,12 +191,14 @@ def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: InPlaceTile, device: 
     columns = tile.channels + _SET_COLUMNS
     filters = steps * 2 * columns * CHUNK_BYTES * _FILTER_CYCLES_PER_BYTE
     products = tile.blocks * steps * _PRODUCT_CYCLES_PER_COLUMN * columns
-    store = _BITS_STORE_CYCLES if call.out == "bits" else _FLOAT_STORE_CYCLES
+    packs = call.out == "bits"
+    store = _BITS_STORE_CYCLES if packs else _FLOAT_STORE_CYCLES
+    stolen = 0 if packs else _STOLEN_CYCLES * tile.channels
     # In turn: while one stores, the others multiply.
     alone = _ROUND_CYCLES + products + tile.blocks * store * tile.channels
     entries = PlaceLayout.of(geometry).entries(tile) * depth.planes
     producing = depth.slabs * (_PATCH_CYCLES + _ENTRY_CYCLES * entries)
-    turn = max(_ROUND_CYCLES + products, producing, alone / min(tile.consumers, _SIDE_BY_SIDE))
+    turn = max(products + stolen, producing, alone / min(tile.consumers, _SIDE_BY_SIDE))
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
     return waves * (_START_CYCLES + filters + rounds * turn)
 

@@ -25,6 +25,7 @@ from binop._cuda.plan_wgmma import (
     border_cuts,
     class_bytes,
     inverse,
+    is_narrow,
     residual_macros,
     stores_of,
 )
@@ -144,7 +145,7 @@ class RowsMemory:
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
         barriers = 8 * 2 * 8 + 8 + 4 * 8 + 8
         taps = math.prod(geometry.kernel)
-        table = class_bytes(tile.channels, call.out)
+        table = class_bytes(geometry, call, tile.channels)
         constants = 2 if call.residual is None else call.residual.constants
         spots = 4 * (rows.out * columns.out + rows.out + columns.out)
         tables = barriers + 4 * tile.channels * (constants + 1 + taps) + table * classes + spots
@@ -312,6 +313,7 @@ def wgmma_rows_kernel(geometry: Conv2dGeometry, call: ConvCall, tile: RowsTile) 
             ("PAD_ONES", int(call.pad_value > 0 and geometry.padding != (0, 0))),
             ("STORES", "kWide" if stores == "bits" else stores),
             ("BIAS", int(call.bias)),
+            ("NARROW", int(is_narrow(geometry, call))),
             *residual_macros(call),
         ),
     )

@@ -105,6 +105,7 @@ _CUDA: tuple[Case, ...] = (
     # A matrix product: nine times fewer operations on the same bytes.
     ConvCase("s3-1x1", "layer", 256, 256, 14, 256, kernel=1, padding=0),
     ConvCase("s2-1x1", "layer", 256, 128, 28, 128, kernel=1, padding=0),
+    ConvCase("c1024-1x1", "layer", 256, 1024, 14, 1024, kernel=1, padding=0),
     # The layers between the stages: neighbouring outputs share fewer inputs.
     ConvCase("s3-stride2", "layer", 256, 256, 14, 256, stride=2),
     ConvCase("s2-stride2", "layer", 256, 128, 28, 128, stride=2),

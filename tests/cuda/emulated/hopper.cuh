@@ -147,13 +147,10 @@ inline float4 load_floats(u32 address) {
   return *reinterpret_cast<const float4*>(emulated::shared_memory + address);
 }
 
-inline void load_floats_if(bool wanted, float& x, float& y, float& z, float& w, u32 address) {
+inline void load_chunk_if(bool wanted, u32 (&words)[4], u32 address) {
   if (!wanted) return;
-  const float4 loaded = load_floats(address);
-  x = loaded.x;
-  y = loaded.y;
-  z = loaded.z;
-  w = loaded.w;
+  emulated::check_shared(address, 16);
+  memcpy(words, emulated::shared_memory + address, 16);
 }
 
 inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
