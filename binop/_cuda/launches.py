@@ -42,9 +42,10 @@ WGMMA_SIZES = (
     "plane_bytes",
     "patch_columns", "patch_columns_inverse", "patch_rows", "patch_rows_inverse",
     "by_patch_columns", "by_patch_rows", "out_width_inverse", "out_height_inverse",
-    "reach_places", "reach_rows", "reach_columns", "step_rows", "step_columns", "skip_rows", "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse",
-    "tap_columns_inverse", "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows",
-    "cut_last_rows", "cut_first_columns", "cut_last_columns", "column_classes_inverse",
+    "reach_places", "reach_rows", "reach_columns", "step_rows", "step_columns", "skip_rows",
+    "skip_columns", "tap_rows", "tap_columns", "tap_rows_inverse", "tap_columns_inverse",
+    "skip_images", "skip_out_rows", "skip_out_columns", "cut_first_rows", "cut_last_rows",
+    "cut_first_columns", "cut_last_columns", "column_classes_inverse",
 )  # fmt: skip
 # What conv_wgmma_rows takes after CONV_SIZES.
 WGMMA_ROWS_SIZES = (

@@ -83,7 +83,7 @@ def test_a_kernel_alone_leaves_the_tile_to_the_plan() -> None:
         (
             Choice("conv_wgmma_in_place", (64, 1)),
             H200,
-            r"a tile \(channels x consumers x blocks\) out of 32x1x1, 32x2x1",
+            r"a tile \(channels x consumers x blocks\) out of 32x4x1, 32x3x1",
         ),
         (Choice("conv_simt", (1,)), H200, "no tiles"),
     ],

@@ -148,7 +148,8 @@ def _patches(launch: Launch) -> int:
     steps = (used + 1) // 2
     alpha = 8 * 8 + 8 * 8 + 16  # behind the barriers
     table = alpha + 4 * channels * 2
-    class_bytes = 4 * channels + (128 if packed and channels % 64 == 0 else 0)
+    class_bytes = (2 if macro["NARROW"] else 4) * channels
+    class_bytes += 128 if packed and channels % 64 == 0 else 0
     classes = (1 + size["cut_first_rows"] + size["cut_last_rows"]) * (
         1 + size["cut_first_columns"] + size["cut_last_columns"]
     )

@@ -344,20 +344,26 @@ _STORES = {"kWide": (True, 0), "kSingle": (True, 2), "kPixels": (False, 0)}
 def _tiles_of_wgmma() -> Iterator[Kernel]:
     """Those with the most consumers."""
     floats = product(("bfloat16", "float32"), _STORES, (False, True))
-    options = product([("bits", "kWide", False), *floats], (64, 128, 256))
+    # (The most channels: what a border class adds is no half of a word.)
+    options = product([("bits", "kWide", False), *floats], (64, 128, 256, 4096))
     for (out, stores, bias), channels in options:
         last, short = _STORES[stores]
         geometry = layer(channels, 28, 256 - short)
         call = replace(CALL, out=out, channels_last=last, bias=bias)
+        if plan_wgmma.why_not_wgmma(geometry, call, H200) is not None:
+            continue
         most = {tile.channels: tile for tile in plan_wgmma.tiles(geometry, call, H200)}
         yield from (wgmma_kernel(geometry, call, tile) for tile in most.values())
 
 
 def _tiles_in_place() -> Iterator[Kernel]:
     floats = product(("bfloat16", "float32"), (False, True))
-    options = product([("bits", False), *floats], (64, 128, 256, 384, 512), (192, 190))
+    channels_of = (64, 128, 256, 384, 512, 4096)
+    options = product([("bits", False), *floats], channels_of, (192, 190))
     for (out, bias), channels, out_channels in options:
         geometry, call = layer(channels, 14, out_channels), replace(CALL, out=out, bias=bias)
+        if plan_wgmma_in_place.why_not_wgmma_in_place(geometry, call, H200) is not None:
+            continue
         for tile in plan_wgmma_in_place.tiles(geometry, call, H200):
             yield plan_wgmma_in_place.plan_wgmma_in_place(geometry, call, H200, tile).kernel
 
