@@ -345,7 +345,7 @@ def _tiles_of_wgmma() -> Iterator[Kernel]:
     """Those with the most consumers."""
     floats = product(("bfloat16", "float32"), _STORES, (False, True))
     # (The most channels: what a border class adds is no half of a word.)
-    options = product([("bits", "kWide", False), *floats], (64, 128, 256, 4096))
+    options = product([("bits", "kWide", False), *floats], (32, 64, 128, 256, 4096))
     for (out, stores, bias), channels in options:
         last, short = _STORES[stores]
         geometry = layer(channels, 28, 256 - short)
@@ -390,7 +390,7 @@ def _every_kernel() -> Iterator[tuple[Kernel, str]]:
 
 
 # The tiles that plans choose among, and with the last all that `compile-kernels` compiles: half a
-# second each, and 3,500 in all. `make kernels` looks at all tiles (as it compiles every kernel,
+# second each, and 3,600 in all. `make kernels` looks at all tiles (as it compiles every kernel,
 # too), and the suite at one in sixteen; a step that is prime to the sizes of the products above
 # meets every value of every option.
 _STEP = 17
