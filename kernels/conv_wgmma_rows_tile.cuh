@@ -79,7 +79,7 @@ constexpr int kSetSum = TILE_N / 2;  // where a lane finds that sum; of its othe
 // Whether there are registers, beside a tile's sums, for the next tile's fragments and for what
 // could be computed again. (Registers are given to four warps at a time. Floats take more, and
 // their time goes to memory.)
-constexpr bool kRoomy = Channel<OUT>::kPacked && kColumns / 2 + 4 * kSteps + 44 <= kRegisters;
+constexpr bool kRoomy = Channel<OUT>::kPacked && kSpareRegisters >= (kHandsOver ? 44 : 48);
 
 __device__ inline void hold(u32& value) {
   if constexpr (kRoomy) pin(value);

@@ -93,7 +93,7 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
         if channels > 96 and steps > 5 and (call.residual.activation or call.out != "bfloat16"):
             return 1
         return 2 if channels > 64 or steps > 5 else 3
-    if channels > 224 and steps > 5 and stores in ("kWide", "bits"):
+    if channels > 224 and (call.bias or (steps > 5 and stores in ("kWide", "bits"))):
         return 1
     if channels > 128:
         return 2
@@ -101,6 +101,8 @@ def _most_consumers(channels: int, steps: int, call: ConvCall, stores: str) -> i
         return 4 if channels <= 64 and steps <= 5 else 3
     if stores == "kPixels":
         return 3 if channels <= 64 and steps <= 5 else 2
+    if call.bias:
+        return 3 if channels <= 96 else 2
     if channels <= 64 and steps <= 3:
         return 4
     return 3 if channels <= 96 or steps <= 5 else 2
