@@ -102,8 +102,8 @@ IN_PLACE = [
     Case("places-slabs", 640, 72, h=7, w=6, n=3),  # of 4 planes, the last part-filled
     Case("places-1-column", 64, 32, h=19, w=1, n=2, kernel=(3, 1), padding=(1, 0)),
     Case("places-many-images", 128, 64, h=2, w=3, n=40),
-    # Taps of one row reach past the first of the next.
-    Case("places-dilated", 128, 32, h=9, w=1, n=2, padding=(1, 4), dilation=(1, 3), pad_value=-1),
+    # The last tap of a row is where the next row's first is.
+    Case("places-dilated", 128, 32, h=9, w=2, n=2, padding=(1, 4), dilation=(1, 3), pad_value=-1),
     Case("places-large", 64, 64, h=30, w=29, n=2),  # several tiles a block
 ]
 

@@ -12,7 +12,7 @@ from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_mma import why_not_mma
 from binop._cuda.plan_simt import plan_simt
 from binop._cuda.plan_wgmma import wgmma_cycles, why_not_wgmma
-from binop._cuda.plan_wgmma_in_place import why_not_wgmma_in_place, wgmma_in_place_cycles
+from binop._cuda.plan_wgmma_in_place import wgmma_in_place_cycles, why_not_wgmma_in_place
 from binop._cuda.plan_wgmma_rows import wgmma_rows_cycles, why_not_wgmma_rows
 from binop.geometry import Conv2dGeometry
 

@@ -111,18 +111,21 @@ def _shared(axis: Axis) -> int:
 
 
 def _depths(geometry: Conv2dGeometry) -> Iterator[Depth]:
-    """The most planes first: the fewer slabs, the less often do products wait for one. Pixels of few
-    words have one plane: what the next pixels add to it meets no filter's bits."""
+    """The most planes first: the fewer slabs, the less often do products wait for one. A product
+    takes two pieces, of which the second must not lie before the first: so of more than one tap the
+    planes are even, or one. Pixels of few words have one: what the next pixels add to it meets no
+    filter's bits."""
     least = Depth.of(geometry)
     if least.word_taps > 1:
         yield Depth(least.word_taps, 1, least.chunks, 1)
         return
     taps = math.prod(geometry.kernel)
     pieces = divide_up(word_count(geometry.group_channels), CHUNK_WORDS)
-    planes = min(pieces, 2 * _MAX_STEPS // taps)
-    if planes > least.planes:
+    for most in sorted({2 * _MAX_STEPS // taps, least.planes}, reverse=True):
+        planes = min(pieces, most)
+        if planes > 1 and taps > 1:
+            planes -= planes % 2
         yield Depth(1, planes, taps * planes, divide_up(pieces, planes))
-    yield least
 
 
 def _most_consumers(channels: int, blocks: int) -> int:
@@ -172,8 +175,11 @@ def why_not_wgmma_in_place(geometry: Conv2dGeometry, call: ConvCall, device: Dev
         return "contiguous output"
     if call.residual is not None:
         return "a residual sum"
-    if PlaceLayout.of(geometry).count >= _MAX_PLACES:
+    layout = PlaceLayout.of(geometry)
+    if layout.count >= _MAX_PLACES:
         return "the image is too large"
+    if rows.kernel > 1 and rows.dilation * layout.pitch < columns.reach - 1:
+        return "taps of one row reach past the first of the next"
     if next(tiles(geometry, call, device), None) is None:
         return "filters and patches do not fit into shared memory"
     return None

@@ -76,6 +76,12 @@ def test_few_channels_are_left_to_rows(channels: int, size: int, call: ConvCall)
         (replace(_ONE_TAP, stride=(2, 3)), CALL, H200, None),
         (replace(_ONE_ROW, stride=(2, 1)), CALL, H200, None),
         (replace(_ONE_ROW, stride=(1, 2)), CALL, H200, "strides"),
+        (
+            replace(layer(64, 8, 64), width=1, padding=(1, 4), dilation=(1, 3)),
+            replace(CALL, pad_value=-1),
+            H200,
+            "past the first of the next",
+        ),
         (layer(64, 8, 64), replace(CALL, channels_last=False), H200, "contiguous output"),
         (layer(64, 8, 64), replace(CALL, bias=True), H200, None),
         (layer(64, 8, 30), CALL, H200, None),

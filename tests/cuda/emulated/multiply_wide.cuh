@@ -25,6 +25,7 @@ struct RowTile {
 
   static RowTile at(u32 address, int next_chunk) {
     if (address % 16 != 0 || next_chunk % 16 != 0) emulated::fail("misaligned rows");
+    if (next_chunk < 0 || next_chunk >= 1 << 18) emulated::fail("rows too far apart");
     return {address >> 4 | static_cast<u32>(next_chunk) >> 4 << 16};
   }
 };
