@@ -21,6 +21,14 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
+def _colour(contender: int) -> tuple[float, ...]:
+    """More of them than the usual ten."""
+    from matplotlib import colormaps
+
+    palette = colormaps["tab20"]
+    return palette(contender % palette.N)
+
+
 def draw(result: Result, directory: Path) -> list[Path]:
     """Writes ``NAME-roofline.png`` and ``NAME-speedup.png``; the paths written."""
     groups = [group for group in result.groups if group.kind in _CONVOLUTIONS]
@@ -67,7 +75,7 @@ def _roofline(result: Result, groups: list[Group]) -> Figure:
         if points:
             x, y = zip(*points, strict=True)
             marker = _MARKERS[index % len(_MARKERS)]
-            axes.scatter(x, y, s=28, marker=marker, color=f"C{index % 10}", label=name)
+            axes.scatter(x, y, s=28, marker=marker, color=_colour(index), label=name)
             reach += x
     if reach:
         _draw_ceilings(axes, result, min(reach) / 2, max(reach) * 2)
@@ -107,7 +115,7 @@ def _speedup(result: Result, groups: list[Group]) -> Figure:
     for index, name in enumerate(names):
         places = [i + (index - (len(names) - 1) / 2) * width for i in range(len(groups))]
         heights = [_speed(group, name) or 0.0 for group in groups]
-        axes.bar(places, heights, width, label=name, color=f"C{index % 10}")
+        axes.bar(places, heights, width, label=name, color=_colour(index))
     axes.axhline(1, color="black", linewidth=0.8)
     labels = [
         group.case if group.threads is None else f"{group.case}\n{group.threads} thr."
