@@ -150,6 +150,22 @@ class Memory:
     def stages(self, available: int) -> int:
         return min(_MAX_STAGES, (available - self.fixed) // self.stage)
 
+    def sizes(
+        self, depth: Depth, stages: int, copied: int, columns: int, rows: int
+    ) -> dict[str, int]:
+        """Of patches of a padded image of so many columns and rows."""
+        return {
+            "slabs": depth.slabs,
+            "stages": stages,
+            "stage_bytes": self.stage,
+            "copied_bytes": copied,
+            "plane_bytes": self.plane,
+            "patch_columns": columns,
+            "patch_columns_inverse": inverse(columns),
+            "patch_rows": rows,
+            "patch_rows_inverse": inverse(rows),
+        }
+
     @classmethod
     def of(
         cls,
@@ -323,16 +339,9 @@ def plan_wgmma(
     rows, columns = axes(geometry)
     skipped_rows, skip_columns = divmod(walkers * tile.pixels, columns.out)
     skip_images, skip_rows = divmod(skipped_rows, rows.out)
-    sizes = block_sizes(geometry, call, border, walk) | {
-        "slabs": depth.slabs,
-        "stages": stages,
-        "stage_bytes": memory.stage,
-        "copied_bytes": copied,
-        "plane_bytes": memory.plane,
-        "patch_columns": columns.padded,
-        "patch_columns_inverse": inverse(columns.padded),
-        "patch_rows": rows.padded,
-        "patch_rows_inverse": inverse(rows.padded),
+    sizes = block_sizes(geometry, call, border, walk)
+    sizes |= memory.sizes(depth, stages, copied, columns.padded, rows.padded)
+    sizes |= {
         "out_width_inverse": inverse(columns.out),
         "out_height_inverse": inverse(rows.out),
         "skip_images": skip_images,

@@ -30,7 +30,6 @@ from binop._cuda.plan_wgmma import (
     border_classes,
     border_cuts,
     copy_words,
-    inverse,
     kernel_of,
     stores_of,
     walkers_of,
@@ -235,16 +234,9 @@ def plan_wgmma_in_place(
     stages = memory.stages(device.block_shared_bytes - copied)
     walk = walkers_of(geometry, tile, layout.count, device)
     _, channel_tiles, walkers = walk
-    sizes = block_sizes(geometry, call, border, walk) | {
-        "slabs": depth.slabs,
-        "stages": stages,
-        "stage_bytes": memory.stage,
-        "copied_bytes": copied,
-        "plane_bytes": memory.plane,
-        "patch_columns": layout.pitch,
-        "patch_columns_inverse": inverse(layout.pitch),
-        "patch_rows": layout.rows,
-        "patch_rows_inverse": inverse(layout.rows),
+    sizes = block_sizes(geometry, call, border, walk)
+    sizes |= memory.sizes(depth, stages, copied, layout.pitch, layout.rows)
+    sizes |= {
         "by_patch_columns": reciprocal(layout.pitch),
         "by_patch_rows": reciprocal(layout.rows),
         "reach_places": layout.reach,
