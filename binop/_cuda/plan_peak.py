@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from binop._cuda.launches import Device, Kernel, Launch
 from binop._cuda.mma_tile import FIRST_WITH_MMA
-from binop._cuda.plan_wgmma import WITH_WGMMA
+from binop._cuda.wgmma_block import WITH_WGMMA
 
 PEAK_POINTERS = ("words", "out")
 PEAK_SIZES = ("rounds",)

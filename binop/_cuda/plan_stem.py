@@ -17,7 +17,7 @@ from binop._cuda.launches import (
 )
 from binop._cuda.mma_tile import FIRST_EMULATED, FIRST_WITH_MMA
 from binop._cuda.plan_pack import Image
-from binop._cuda.plan_wgmma import WITH_WGMMA
+from binop._cuda.wgmma_block import WITH_WGMMA
 from binop.geometry import STEM_CHANNELS, Conv2dGeometry
 from binop.packing import word_count
 

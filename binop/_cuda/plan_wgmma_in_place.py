@@ -24,7 +24,8 @@ from binop._cuda.launches import (
     in_order,
     reciprocal,
 )
-from binop._cuda.plan_wgmma import (
+from binop._cuda.plan_wgmma import why_not_wgmma
+from binop._cuda.wgmma_block import (
     Memory,
     block_sizes,
     border_classes,
@@ -33,7 +34,6 @@ from binop._cuda.plan_wgmma import (
     kernel_of,
     stores_of,
     walkers_of,
-    why_not_wgmma,
 )
 from binop._cuda.wgmma_geometry import CHUNK_BYTES, CHUNK_WORDS, Axis, Depth, axes
 from binop.geometry import Conv2dGeometry

@@ -18,7 +18,7 @@ from binop._cuda.launches import (
     in_order,
     reciprocal,
 )
-from binop._cuda.plan_wgmma import (
+from binop._cuda.wgmma_block import (
     MAX_CHANNELS_OF_RESIDUAL,
     WITH_WGMMA,
     border_classes,

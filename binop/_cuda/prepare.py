@@ -40,7 +40,7 @@ from binop._cuda.plan_stem import (
     why_not_image,
     why_not_stem,
 )
-from binop._cuda.plan_wgmma import why_no_wgmma_device
+from binop._cuda.wgmma_block import why_no_wgmma_device
 from binop.geometry import Conv2dGeometry
 from binop.layout import memory_format
 from binop.packing import word_count

@@ -27,7 +27,7 @@ from binop._cuda.plan_fused import fused_kernel
 from binop._cuda.plan_pack import pack_kernel
 from binop._cuda.plan_peak import MMA_PEAK, WGMMA_PEAK
 from binop._cuda.plan_stem import STEM_TILES, StemCall, stem_kernel, stem_tile
-from binop._cuda.plan_wgmma import WITH_WGMMA
+from binop._cuda.wgmma_block import WITH_WGMMA
 from binop.geometry import Conv2dGeometry
 
 _PACK_OPTIONS: tuple[dict[str, bool], ...] = ({}, {"mask": True}, {"filters": True})

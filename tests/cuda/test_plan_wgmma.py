@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_plan import CALL, layer, macros
 
-from binop._cuda import launches, plan_wgmma
+from binop._cuda import launches, plan_wgmma, wgmma_block
 from binop._cuda.conv_call import ConvCall
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv
@@ -180,7 +180,7 @@ def test_the_depth_has_room_for_every_word_once(channels: int, kernel: tuple[int
 
 @given(value=st.integers(0, 2**15), divisor=st.integers(1, 2**15))
 def test_division_by_multiplication_is_exact(value: int, divisor: int) -> None:
-    inverse = plan_wgmma.inverse(divisor)
+    inverse = wgmma_block.inverse(divisor)
     assert (value * inverse >> 32 if inverse else value) == value // divisor
 
 

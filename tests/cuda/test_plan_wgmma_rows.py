@@ -15,8 +15,8 @@ from binop._cuda import launches
 from binop._cuda.conv_call import ConvCall, ResidualSum
 from binop._cuda.launches import Device, Launch
 from binop._cuda.plan_conv import plan_conv, plan_residual_sum, why_no_residual_sum
-from binop._cuda.plan_wgmma import border_classes, border_cuts
 from binop._cuda.plan_wgmma_rows import RowsMemory, RowsTile, plan_wgmma_rows, why_not_wgmma_rows
+from binop._cuda.wgmma_block import border_classes, border_cuts
 from binop._cuda.wgmma_geometry import axes, patch_rows
 from binop._cuda.wgmma_rows_layout import COPY_BYTES, RowLayout, _waits, steps_of
 from binop.geometry import Conv2dGeometry
