@@ -57,7 +57,7 @@ _PRODUCT_CYCLES = 15
 _PRODUCT_CYCLES_PER_CHANNEL = 0.42
 _ROUND_CYCLES = 850
 _BITS_STORE_CYCLES = 3.2  # for a channel and a consumer
-_FLOAT_STORE_CYCLES = 7.5
+_FLOAT_STORE_CYCLES = 8.2
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,10 @@ _FILTER_CYCLES_PER_BYTE = 0.015
 _PRODUCT_CYCLES_PER_COLUMN = 0.56
 _ROUND_CYCLES = 200  # of a consumer alone, beside products and stores
 _BITS_STORE_CYCLES = 13  # for a channel and 64 places
-_FLOAT_STORE_CYCLES = 25
-_STOLEN_CYCLES = 4  # by a channel's float arithmetic, from others' products
+_FLOAT_STORE_CYCLES = 31.5
+_STOLEN_CYCLES = 5  # by a channel's float arithmetic, from others' products
 _PATCH_CYCLES = 100
 _ENTRY_CYCLES = 1.7  # and for each 16 bytes that are copied
-_ENTRY_CYCLES_OF_FLOATS = 2.7  # beside their stores
 _SIDE_BY_SIDE = 3  # consumers; more only share what these have
 
 
@@ -200,11 +199,10 @@ def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: InPlaceTile, device: 
     packs = call.out == "bits"
     store = _BITS_STORE_CYCLES if packs else _FLOAT_STORE_CYCLES
     stolen = 0 if packs else _STOLEN_CYCLES * tile.channels
-    entry = _ENTRY_CYCLES if packs else _ENTRY_CYCLES_OF_FLOATS
     # In turn: while one stores, the others multiply.
     alone = _ROUND_CYCLES + products + tile.blocks * store * tile.channels
     entries = PlaceLayout.of(geometry).entries(tile) * depth.planes
-    producing = depth.slabs * (_PATCH_CYCLES + entry * entries)
+    producing = depth.slabs * (_PATCH_CYCLES + _ENTRY_CYCLES * entries)
     turn = max(products + stolen, producing, alone / min(tile.consumers, _SIDE_BY_SIDE))
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
     return waves * (_START_CYCLES + filters + rounds * turn)

@@ -16,9 +16,10 @@ from test_plan import AMPERE, BLACKWELL, CALL, layer, macros
 from test_plan_wgmma import BITS, H200
 
 from binop._cuda import launches, plan_wgmma_in_place
+from binop._cuda.choice import Choice
 from binop._cuda.conv_call import ConvCall, ResidualSum, out_pixels
 from binop._cuda.launches import Device, Launch
-from binop._cuda.plan_conv import plan_conv
+from binop._cuda.plan_conv import choice_by_estimate, plan_conv
 from binop._cuda.plan_wgmma_in_place import (
     InPlaceTile,
     PlaceLayout,
@@ -61,6 +62,22 @@ def test_few_channels_are_left_to_rows(channels: int, size: int, call: ConvCall)
     launch = plan_conv(geometry, call, H200)
     assert launch is not None
     assert launch.kernel.source == "conv_wgmma_rows.cu"
+
+
+@pytest.mark.parametrize(
+    ("geometry", "choice"),
+    [
+        (S6, Choice("conv_wgmma_in_place", (128, 2, 2))),
+        (layer(512, 7, 512), Choice("conv_wgmma_in_place", (128, 3, 1))),
+        (layer(512, 7, 512, batch=1), Choice("conv_wgmma_in_place", (32, 4, 1))),
+        (
+            replace(layer(1024, 14, 1024), kernel=(1, 1), padding=(0, 0)),
+            Choice("conv_wgmma", (256, 2)),
+        ),
+    ],
+)
+def test_floats_get_what_was_fastest_on_a_device(geometry: Conv2dGeometry, choice: Choice) -> None:
+    assert choice_by_estimate(geometry, CALL, H200) == choice
 
 
 @pytest.mark.parametrize(
