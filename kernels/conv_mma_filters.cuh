@@ -97,14 +97,14 @@ __device__ inline const u32* filter_of_row(const MmaArguments& a, const Block& b
          static_cast<u64>(block.first_channel + channel) * static_cast<u32>(a.filter_words);
 }
 
-// Eight neighbouring lanes fill eight rows of one chunk (all banks), four such groups four chunks
-// (which follow each other in a filter).
+// By so many threads. Eight neighbouring lanes fill eight rows of one chunk (all banks), four such
+// groups four chunks (which follow each other in a filter).
+template <int Threads>
 __device__ inline void load_filters(const MmaArguments& a, const Block& block, const Chunk* chunks,
-                                    int stage, u8* target) {
-  constexpr int kRows = kThreads / 4;  // at a time
+                                    int stage, u8* target, int thread) {
+  constexpr int kRows = Threads / 4;  // at a time
   constexpr int kTurns = kTileN / kRows;
   static_assert(kTurns * kRows == kTileN);
-  const int thread = thread_index();
   const int first_row = thread / 32 * 8 + thread % 8;
   const int first_chunk = thread % 32 / 8;
   const int count = chunk_count(a);
@@ -138,5 +138,15 @@ __device__ inline void load_filters(const MmaArguments& a, const Block& block, c
               ? gather_chunk(a, filter + chunks[chunk].filter, chunk, stage)
               : make_uint4(0, 0, 0, 0);
     }
+  }
+}
+
+// The consumers load the filters that stay.
+__device__ inline void load_all_filters(const MmaArguments& a, const Block& block, u8* shared) {
+#pragma unroll 1
+  for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
+    load_filters<kConsumerThreads>(a, block, at<Chunk>(shared, a.chunks_at), stage,
+                                   shared + stage * static_cast<int>(a.filter_bytes),
+                                   thread_index());
   }
 }

@@ -43,7 +43,7 @@ struct Padded {
     return {first_image + image, row, rest - row * static_cast<int>(a.padded_width)};
   }
 
-  // By kThreads pixels.
+  // By kCopiers pixels.
   __device__ void advance(const MmaArguments& a) {
     const int width = static_cast<int>(a.padded_width);
     column += static_cast<int>(a.thread_columns);
@@ -70,17 +70,17 @@ __device__ inline void find_sources(const MmaArguments& a, const Tile& tile, u32
     const int skipped = segment * segment_entries;
     const int last =
         tile.entries - skipped < segment_entries ? tile.entries - skipped : segment_entries;
-    int entry = (thread_index() - skipped) & (kThreads - 1);
+    int entry = (copier_index() - skipped) & (kCopiers - 1);
     if (a.patch_per_tap) {
 #pragma unroll 1
-      for (; entry < last; entry += kThreads) {
+      for (; entry < last; entry += kCopiers) {
         sources[skipped + entry] = source_of_tap(a, tile, segment, entry);
       }
     } else {
       Padded padded = Padded::at(a, tile.image,
                                  tile.padded + segment * static_cast<int>(a.segment_step) + entry);
 #pragma unroll 1
-      for (; entry < last; entry += kThreads) {
+      for (; entry < last; entry += kCopiers) {
         sources[skipped + entry] = padded.source(a);
         padded.advance(a);
       }
@@ -128,7 +128,7 @@ template <class Copy>
 __device__ inline void copy_entries(const MmaArguments& a, int tile_entries, const u32* sources,
                                     const u32* first_word, u32 target, Copy copy) {
 #pragma unroll 1
-  for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
+  for (int entry = copier_index(); entry < tile_entries; entry += kCopiers) {
     const u32 pixel = sources[entry];
     const bool inside = pixel != kOutside;
     // As unsigned numbers of 32 bits: a single instruction.
@@ -166,7 +166,7 @@ __device__ inline void count_entries(const MmaArguments& a, int tile_entries, in
   const int entries = static_cast<int>(a.segment_entries * a.segments);
   const int planes = static_cast<int>(a.stage_planes);
 #pragma unroll 1
-  for (int entry = thread_index(); entry < tile_entries; entry += kThreads) {
+  for (int entry = copier_index(); entry < tile_entries; entry += kCopiers) {
     const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
     int set = stage == 0 ? 0 : set_bits[entry];
 #pragma unroll 2

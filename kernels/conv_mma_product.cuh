@@ -27,6 +27,13 @@ struct Operands {
     return chunks + (warp.k * 2 + half) * static_cast<int>(sizeof(Chunk));
   }
 
+  static __device__ Operands of(const MmaArguments& a, const Warp& warp, u8* shared) {
+    Operands operands;
+    operands.chunk = chunk_lane(warp, shared_address(at<Chunk>(shared, a.chunks_at)));
+    operands.filters = filter_lane(warp);
+    return operands;
+  }
+
   __device__ void enter(const Spot* spots, const Warp& warp) {
     const int first = warp.m * WARP_M + static_cast<int>(threadIdx.x) % 16;
 #pragma unroll
@@ -48,19 +55,48 @@ struct Steps {
             load_shared(operands.chunk)};
   }
 
-  __device__ void load(Fragments& fragments) {
+  __device__ void load_rows(u32 (&a)[kProductsM][4]) const {
     const u32 from = patch + offset;
 #pragma unroll
-    for (int i = 0; i < kProductsM; ++i) load_matrices(fragments.a[i], operands.rows[i] + from);
+    for (int i = 0; i < kProductsM; ++i) load_matrices(a[i], operands.rows[i] + from);
+  }
+
+  __device__ void load_columns(u32 (&b)[4], int pair) const {
+    load_matrices(b, filters + pair * 16 * kChunkBytes);
+  }
+
+  __device__ void load(Fragments& fragments) {
+    load_rows(fragments.a);
 #pragma unroll
-    for (int n = 0; n < kProductsN / 2; ++n) {
-      load_matrices(fragments.b[n], filters + n * 16 * kChunkBytes);
-    }
+    for (int pair = 0; pair < kProductsN / 2; ++pair) load_columns(fragments.b[pair], pair);
+    advance();
+  }
+
+  __device__ void advance() {
     chunk += 2 * WARPS_K * static_cast<int>(sizeof(Chunk));
     filters += 2 * WARPS_K * kTileN * kChunkBytes;
     offset = load_shared(chunk);
   }
 };
+
+// A step whose columns make room for those of the next, if there is one, as they are used up.
+__device__ inline void multiply_on(Sums& sums, const u32 (&a)[kProductsM][4],
+                                   u32 (&next_a)[kProductsM][4], u32 (&b)[kProductsN / 2][4],
+                                   Steps& walk, bool more) {
+  if (more) walk.load_rows(next_a);
+#pragma unroll
+  for (int pair = 0; pair < kProductsN / 2; ++pair) {
+#pragma unroll
+    for (int i = 0; i < kProductsM; ++i) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        multiply_bits(sums[i][pair * 2 + n], a[i], b[pair][n * 2], b[pair][n * 2 + 1]);
+      }
+    }
+    if (more) walk.load_columns(b[pair], pair);
+  }
+  walk.advance();
+}
 
 __device__ inline void multiply(Sums& sums, const Fragments& fragments) {
 #pragma unroll
@@ -76,30 +112,57 @@ __device__ inline void multiply(Sums& sums, const Fragments& fragments) {
 // Whether there are registers for the next step's fragments; else other warps multiply meanwhile.
 constexpr bool kLoadsAhead = kWarpsOfScheduler == 2 || WARP_M * WARP_N <= 32 * 32;
 
-// Warps that share a part of the tile take every WARPS_K-th step.
+// Warps that multiply whenever they can.
+struct NoTurns {
+  __device__ void take() const {}
+  __device__ void pass() const {}
+};
+
+// Warps that share a part of the tile take every WARPS_K-th step. The first fragments come before
+// this warp's turn; it is over when the last products but a step's are issued.
+template <class Turns>
 __device__ inline void multiply_stage(Sums& sums, const Operands& operands, const Warp& warp,
-                                      u32 patch, u32 filters, int steps) {
+                                      u32 patch, u32 filters, int steps, const Turns& turns) {
   int left = (steps - warp.k + WARPS_K - 1) / WARPS_K;
   if (left <= 0) return;
   Steps walk = Steps::at(operands, patch, filters);
   Fragments even;
-  if constexpr (kLoadsAhead) {
+  if constexpr (PRODUCERS > 0) {
+    u32 odd[kProductsM][4];
+    walk.load(even);
+    turns.take();
+#pragma unroll 1
+    while (true) {
+      if (left == 1) turns.pass();
+      multiply_on(sums, even.a, odd, even.b, walk, left > 1);
+      if (left == 1) return;
+      if (left == 2) turns.pass();
+      multiply_on(sums, odd, even.a, even.b, walk, left > 2);
+      left -= 2;
+      if (left <= 0) return;
+    }
+  } else if constexpr (kLoadsAhead) {
     Fragments odd;
     walk.load(even);
+    turns.take();
 #pragma unroll 1
     while (true) {
       if (left > 1) walk.load(odd);
+      if (left == 1) turns.pass();
       multiply(sums, even);
       if (left == 1) return;
       if (left > 2) walk.load(even);
+      if (left == 2) turns.pass();
       multiply(sums, odd);
       left -= 2;
       if (left <= 0) return;
     }
   } else {
+    turns.take();
 #pragma unroll 1
     for (; left > 0; --left) {
       walk.load(even);
+      if (left == 1) turns.pass();
       multiply(sums, even);
     }
   }

@@ -2,8 +2,7 @@
 // its own part, without waiting for the others.
 #pragma once
 
-#include "conv_mma_filters.cuh"
-#include "conv_mma_table.cuh"
+#include "conv_mma_product.cuh"
 
 // What the epilogue needs of one row of the tile.
 struct Row {
@@ -20,30 +19,34 @@ struct Row {
   }
 };
 
-// Sums popc over the taps of the warp's rows; a lane has a row, or two side by side (some have the
-// same).
-__device__ inline void describe_rows(const MmaArguments& a, const Warp& warp, const Spot* spots,
+// Sums popc over the taps of rows of the tile, by so many threads; each has a row, or some side by
+// side (the last may be another's, too).
+template <int Rows, int Threads>
+__device__ inline void describe_rows(const MmaArguments& a, int thread, const Spot* spots,
                                      const int* taps, const int* set_bits, Row* rows) {
-  constexpr int kRows = (WARP_M + 31) / 32;
-  const int lane = thread_index() % 32;
-  const Spot* spot = spots + warp.m * WARP_M;
-  const int* at[kRows];
-  int set[kRows] = {};
+  constexpr int kTurns = (Rows + Threads - 1) / Threads;
+  static_assert(kTurns * Threads <= 2 * Rows);
+  Spot spot[kTurns];
+  const int* at[kTurns];
+  int set[kTurns] = {};
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) at[r] = set_bits + spot[(lane + r * 32) % WARP_M].entry;
+  for (int r = 0; r < kTurns; ++r) {
+    const int row = thread + r * Threads;
+    spot[r] = spots[row < Rows ? row : row - Rows];
+    at[r] = set_bits + spot[r].entry;
+  }
   const int count = static_cast<int>(a.kernel_rows * a.kernel_columns);
 #pragma unroll 3
   for (int tap = 0; tap < count; ++tap) {
     const int apart = taps[tap];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) set[r] += at[r][apart];
+    for (int r = 0; r < kTurns; ++r) set[r] += at[r][apart];
   }
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int row = (lane + r * 32) % WARP_M;
-    rows[row] = Row::of(set[r], spot[row].table);
+  for (int r = 0; r < kTurns; ++r) {
+    const int row = thread + r * Threads;
+    if (row < Rows) rows[row] = Row::of(set[r], spot[r].table);
   }
-  __syncwarp();
 }
 
 // A lane's rows of the tile.
@@ -267,5 +270,20 @@ __device__ inline void store_bits(const MmaArguments& a, const Block& block, int
           finish.piece(below_thresholds(sums, i, half, rows[lane.row + row], table, first));
       if (lane.first_pixel + row < pixels) *reinterpret_cast<Piece*>(out) = piece;
     }
+  }
+}
+
+template <class Out>
+__device__ void store_tile(const MmaArguments& a, const Block& block, int first_pixel,
+                           const Warp& warp, const Finish<Out>& finish, u8* shared, const Row* rows,
+                           const Sums& sums) {
+  const int* table = at<int>(shared, a.table_at);
+  if constexpr (Channel<Out>::kPacked) {
+    store_bits(a, block, first_pixel, warp, rows, finish, table, sums);
+  } else {
+    constexpr i64 kPartials = (WARPS_K - 1) * WARPS_M * WARPS_N * sizeof(Partials);
+    auto* crossings = at<Crossing<Out>>(shared, a.scratch_at + kPartials);
+    store_floats<Out>(a, block, first_pixel, warp, rows, finish, table, sums,
+                      crossings + warp.m * WARPS_N + warp.n);
   }
 }

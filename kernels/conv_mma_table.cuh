@@ -54,7 +54,7 @@ struct Spot {
 
 __device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, Spot* spots) {
 #pragma unroll 1
-  for (int row = thread_index(); row < kTileM; row += kThreads) {
+  for (int row = copier_index(); row < kTileM; row += kCopiers) {
     const Place place = tile.place(a, row);
     spots[row] = {tile.entry(a, row, place), class_of(a, place) * kTileN};
   }
@@ -114,8 +114,9 @@ __device__ inline void write_entry(int* of_class, int channel, int correction,
 #endif
 }
 
-// Fills the table, of kTileN words a class. `sums` holds, meanwhile, the sums over all taps above
-// and to the left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of them.
+// The consumers fill the table, of kTileN words a class. `sums` holds, meanwhile, the sums over all
+// taps above and to the left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of
+// them.
 __device__ inline void build_table(const MmaArguments& a, const Block& block,
                                    const Channel<OUT>* channels, int* sums, int* table) {
   const int rows = static_cast<int>(a.kernel_rows);
@@ -123,7 +124,7 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
   const int taps = rows * columns;
   const int pitch = (columns + 1) * kTileN;
 #pragma unroll 1
-  for (int item = thread_index(); item < block.channels * taps; item += kThreads) {
+  for (int item = thread_index(); item < block.channels * taps; item += kConsumerThreads) {
     const int channel = divide_by(item, a.by_taps);
     const int tap = item - channel * taps;
     const int row = divide_by(tap, a.by_kernel_columns);
@@ -131,8 +132,8 @@ __device__ inline void build_table(const MmaArguments& a, const Block& block,
         a.weight + (static_cast<i64>(block.first_channel + channel) * taps + tap) * a.group_words;
     sums[(row + 1) * pitch + (tap - row * columns + 1) * kTileN + channel] = count_tap(a, filter);
   }
-  __syncthreads();
-  for (int n = thread_index(); n < block.channels; n += kThreads) {
+  sync_consumers();
+  for (int n = thread_index(); n < block.channels; n += kConsumerThreads) {
     for (int j = 0; j <= columns; ++j) sums[j * kTileN + n] = 0;
 #pragma unroll 1
     for (int i = 1; i <= rows; ++i) {

@@ -2,17 +2,22 @@
 //
 // Compiled with -DWARP_M and -DWARP_N (pixels and channels of a warp), -DWARPS_M and -DWARPS_N
 // (warps down and across the tile), -DWARPS_K (warps that split the depth of the same part), and
-// -DROWS (1: the output is packed, or has rows of channels in whole groups of 8), and -DPAIRS (1:
-// packed output is decided two channels at a time, bit_pairs.cuh).
+// -DPRODUCERS (warps beside these that describe and copy; 0: all warps do both), -DROWS (1: the
+// output is packed, or has rows of channels in whole groups of 8), and -DPAIRS (1: packed output is
+// decided two channels at a time, bit_pairs.cuh).
 #pragma once
 
+#include "barriers.cuh"
 #include "epilogue.cuh"
 #include "tensor_core.cuh"
 
 constexpr int kTileM = WARP_M * WARPS_M;
 constexpr int kTileN = WARP_N * WARPS_N;
-constexpr int kThreads = 32 * WARPS_M * WARPS_N * WARPS_K;
-static_assert((kThreads & (kThreads - 1)) == 0);
+constexpr int kConsumers = WARPS_M * WARPS_N * WARPS_K;  // warps that multiply: the block's first
+constexpr int kConsumerThreads = 32 * kConsumers;
+constexpr int kThreads = kConsumerThreads + 32 * PRODUCERS;
+constexpr int kCopiers = PRODUCERS > 0 ? 32 * PRODUCERS : kThreads;  // threads: the block's last
+static_assert((kCopiers & (kCopiers - 1)) == 0);
 // At once, as the sums leave registers for them.
 constexpr int kWarpsOfScheduler = WARP_M * WARP_N == 64 * 64 ? 2 : 4;
 constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
@@ -45,7 +50,7 @@ struct MmaArguments : ConvArguments {
   i64 padded_plane;
   i64 tap_rows_apart;  // entries between the taps of a pixel
   i64 tap_columns_apart;
-  i64 thread_rows;  // kThreads padded pixels
+  i64 thread_rows;  // kCopiers padded pixels
   i64 thread_columns;
   i64 fold;  // neighbouring taps of a row in one chunk, where a pixel has few words
   // The depth: stages of stage_planes chunks of every pixel, each at tap_chunks places.
@@ -84,7 +89,18 @@ struct MmaArguments : ConvArguments {
   i64 chunks_at;
   i64 channels_at;
   i64 scratch_at;
+  i64 barriers_at;
 };
+
+// Barriers by number, beside that of all threads.
+constexpr int kConsumerBarrier = 1;
+constexpr int kCopierBarrier = 2;
+constexpr int kTurnBarriers = 3;  // and on: one of each consumer
+
+__device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
+
+// This thread among those that copy.
+__device__ inline int copier_index() { return thread_index() - (kThreads - kCopiers); }
 
 template <class T>
 __device__ inline T* at(u8* shared, i64 offset) {

@@ -1,20 +1,10 @@
-// Single instructions for conv_wgmma that have no C++ name: barriers in shared memory, registers
+// Single instructions for conv_wgmma that have no C++ name: copies that barriers hear of, registers
 // handed from warpgroup to warpgroup, what orders the matrix products of a warpgroup, and accesses
 // and arithmetic whose place or form matters.
 #pragma once
 
+#include "barriers.cuh"
 #include "tensor_core.cuh"
-
-__device__ inline void init_barrier(u32 barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
-               :
-               : "r"(barrier), "r"(arrivals)
-               : "memory");
-}
-
-__device__ inline void arrive(u32 barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" : : "r"(barrier) : "memory");
-}
 
 // Arrives once this thread's copies so far are in shared memory; does not wait for them.
 __device__ inline void arrive_after_copies(u32 barrier) {
@@ -37,34 +27,6 @@ __device__ inline void copy_row(u32 target, const void* source, int bytes, u32 b
       :
       : "r"(target), "l"(source), "r"(bytes), "r"(barrier)
       : "memory");
-}
-
-// Waits for the phase of this parity to end; on a fresh barrier, parity 1 has ended already.
-__device__ inline void wait_barrier(u32 barrier, u32 parity) {
-  u32 done;
-  do {
-    asm volatile(
-        "{\n\t"
-        ".reg .pred done;\n\t"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
-        "selp.u32 %0, 1, 0, done;\n\t"
-        "}"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (done == 0);
-}
-
-// A barrier of Threads threads of the block; 0 is the one of __syncthreads.
-template <int Threads>
-__device__ inline void sync_threads(int index) {
-  asm volatile("bar.sync %0, %1;" : : "r"(index), "n"(Threads) : "memory");
-}
-
-// Arrives at such a barrier without waiting there.
-template <int Threads>
-__device__ inline void arrive_threads(int index) {
-  asm volatile("bar.arrive %0, %1;" : : "r"(index), "n"(Threads) : "memory");
 }
 
 template <int Registers>

@@ -25,6 +25,8 @@ from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.packing import word_count
 
 TILES = {
+    "large": mma_tile.LARGE,
+    "tall": mma_tile.TALL,
     "wide": mma_tile.WIDE,
     "narrow": mma_tile.NARROW,
     "shallow": mma_tile.SHALLOW,

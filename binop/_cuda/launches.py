@@ -67,7 +67,7 @@ MMA_SIZES = (
     "by_padded_plane", "by_padded_width", "by_dilation_rows", "by_dilation_columns", "by_taps",
     "by_kernel_columns", "by_stage_planes", "by_folds", "ring_at", "set_bits_at", "sources_at",
     "table_at", "spots_at", "rows_at", "taps_at", "chunks_at", "channels_at",
-    "scratch_at",
+    "scratch_at", "barriers_at",
 )  # fmt: skip
 # What conv_fused takes after CONV_SIZES.
 FUSED_SIZES = (

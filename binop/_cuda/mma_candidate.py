@@ -13,7 +13,8 @@ from binop.geometry import Conv2dGeometry
 from binop.packing import word_count
 
 _STAGES_KEPT = 2  # one multiplied, one under way
-_TILES_KEPT = 2  # kTilesKept of conv_mma.cu
+# One multiplied, one filled and waiting, one under way (kMaxProducerSlots of conv_mma_walk.cuh).
+_STAGES_OF_PRODUCERS = 3
 _MAX_TAPS_OF_PAIRS = 2**15 - 2  # sums fit 16 bits
 _SYSTEM_BYTES = 1024  # of every block's shared memory
 _ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
@@ -89,7 +90,13 @@ class Candidate:
 
     @property
     def slots(self) -> int:
-        return min(_STAGES_KEPT, self.stages) if self.one_tile_each else _STAGES_KEPT
+        kept = _STAGES_OF_PRODUCERS if self.tile.producers else _STAGES_KEPT
+        return min(kept, self.stages) if self.one_tile_each else kept
+
+    @property
+    def tiles_kept(self) -> int:
+        """As kTilesKept of conv_mma_walk.cuh."""
+        return _STAGES_OF_PRODUCERS + 1 if self.tile.producers else 2
 
     @property
     def patch_bytes(self) -> int:
@@ -108,6 +115,8 @@ class Candidate:
         if not self.has_rows:
             size = ELEMENT_BYTES[self.call.out]
             stored = tile.warps_down * tile.warps_across * 32 * (tile.warp_pixels * size + 4)
+        # Described by each warp for itself, or by the producers ahead.
+        rows_described = tile.pixels * (self.tiles_kept if tile.producers else tile.warps_across)
         partials = (tile.warps_deep - 1) * tile.pixels * tile.channels * 4
         return {
             "filters": self.stages * self.filter_bytes if self.resident else 0,
@@ -115,12 +124,13 @@ class Candidate:
             "set_bits_at": 2 * self.patch.entries * 4,
             "sources_at": self.patch.entries * 4,
             "table_at": classes["row_classes"] * classes["column_classes"] * tile.channels * 4,
-            "spots_at": _TILES_KEPT * tile.pixels * 8,
-            "rows_at": tile.pixels * tile.warps_across * 8,
+            "spots_at": self.tiles_kept * tile.pixels * 8,
+            "rows_at": rows_described * 8,
             "taps_at": rows * columns * 4,
             "chunks_at": 2 * self.steps * 8,
             "channels_at": tile.channels * 8,
             "scratch_at": max((rows + 1) * (columns + 1) * tile.channels * 4, partials + stored),
+            "barriers_at": 2 * self.slots * 8 if tile.producers else 0,
         }
 
     def places(self) -> tuple[dict[str, int], int]:

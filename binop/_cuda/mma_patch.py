@@ -96,7 +96,7 @@ def choose_patch(geometry: Conv2dGeometry, pixels: int) -> Patch:
     return min(candidates, key=lambda patch: patch.entries)
 
 
-def patch_sizes(geometry: Conv2dGeometry, patch: Patch, threads: int) -> dict[str, int]:
+def patch_sizes(geometry: Conv2dGeometry, patch: Patch, copiers: int) -> dict[str, int]:
     rows, columns = padded_size(geometry)
     return {
         "patch_per_tap": int(patch.per_tap),
@@ -109,8 +109,8 @@ def patch_sizes(geometry: Conv2dGeometry, patch: Patch, threads: int) -> dict[st
         "padded_plane": rows * columns,
         "tap_rows_apart": patch.tap_rows_apart,
         "tap_columns_apart": patch.tap_columns_apart,
-        "thread_rows": threads // columns,
-        "thread_columns": threads % columns,
+        "thread_rows": copiers // columns,
+        "thread_columns": copiers % columns,
         "fold": patch.fold,
         "by_plane": reciprocal(geometry.out_height * geometry.out_width),
         "by_width": reciprocal(geometry.out_width),

@@ -9,13 +9,15 @@ from binop._cuda.launches import Kernel
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels and channels of a warp, and how many warps stand down, across, and along the depth."""
+    """Pixels and channels of a warp; how many warps stand down, across, and along the depth; and how
+    many more only describe and copy (none: all warps do)."""
 
     warp_pixels: int
     warp_channels: int
     warps_down: int
     warps_across: int
     warps_deep: int = 1
+    producers: int = 0
 
     @property
     def pixels(self) -> int:
@@ -27,15 +29,23 @@ class Tile:
 
     @property
     def warps(self) -> int:
+        """Those that multiply."""
         return self.warps_down * self.warps_across * self.warps_deep
 
     @property
     def threads(self) -> int:
-        return 32 * self.warps
+        return 32 * (self.warps + self.producers)
+
+    @property
+    def copiers(self) -> int:
+        """Threads, as kCopiers of conv_mma_tile.cuh."""
+        return 32 * (self.producers or self.warps)
 
     @property
     def blocks_per_multiprocessor(self) -> int:
         """As kBlocks of conv_mma.cu: what the registers allow."""
+        if self.producers:
+            return 1
         sums = self.warp_pixels * self.warp_channels
         warps_of_scheduler = 2 if sums == 64 * 64 else 4
         return warps_of_scheduler * 128 // self.threads
@@ -46,12 +56,15 @@ class Tile:
         return self.pixels // 16 * (self.channels // 8)
 
 
+# With producers a scheduler has three warps, and a thread 168 registers.
+LARGE = Tile(48, 64, 4, 2, producers=4)
+TALL = Tile(48, 64, 8, 1, producers=4)  # 64 channels
 WIDE = Tile(64, 64, 4, 2)  # fewest loads a product, and bytes a pixel
 NARROW = Tile(64, 64, 4, 1)  # 64 channels
 SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
-TILES = (WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
+TILES = (LARGE, TALL, WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
 
 # 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
 # 8-bit ones, which takes registers that the large tiles do not have.
@@ -70,6 +83,7 @@ def mma_kernel(out: str, tile: Tile, rows: bool = True, pairs: bool = False) -> 
             ("WARPS_M", tile.warps_down),
             ("WARPS_N", tile.warps_across),
             ("WARPS_K", tile.warps_deep),
+            ("PRODUCERS", tile.producers),
             ("ROWS", int(rows)),
             ("PAIRS", int(pairs)),
         ),

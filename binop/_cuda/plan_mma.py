@@ -145,7 +145,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "by_stage_planes": reciprocal(candidate.stage_planes),
         "by_folds": reciprocal(candidate.folds),
     }
-    sizes |= patch_sizes(geometry, candidate.patch, tile.threads)
+    sizes |= patch_sizes(geometry, candidate.patch, tile.copiers)
     sizes |= class_sizes(geometry, call)
     sizes |= candidate.places()[0]
     kept = "filters stay in shared memory" if candidate.resident else "filters come in stages"

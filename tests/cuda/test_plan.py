@@ -41,7 +41,7 @@ def sizes(launch: Launch | None) -> dict[str, int]:
 def tile(launch: Launch | None) -> mma_tile.Tile:
     assert launch is not None
     assert launch.kernel.source == "conv_mma.cu"
-    names = ("WARP_M", "WARP_N", "WARPS_M", "WARPS_N", "WARPS_K")
+    names = ("WARP_M", "WARP_N", "WARPS_M", "WARPS_N", "WARPS_K", "PRODUCERS")
     return mma_tile.Tile(*(int(macros(launch)[name]) for name in names))
 
 
@@ -263,4 +263,7 @@ def test_tiles_are_what_the_kernel_can_do() -> None:
     for each in mma_tile.TILES:
         assert each.warp_pixels % 16 == 0
         assert each.warp_channels in (32, 64)  # a lane's bits are stored as 8 or 16
-        assert each.threads <= 256
+        assert each.threads <= (384 if each.producers else 256)
+        # Those that copy count by masks; two consumers of a scheduler take turns.
+        assert each.copiers & (each.copiers - 1) == 0
+        assert each.producers == 0 or (each.warps == 8 and each.warps_deep == 1)

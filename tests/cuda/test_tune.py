@@ -33,7 +33,7 @@ _PROBLEM = Problem(_CASE, "packed-to-packed")
 _ROWS, _WIDE, _MMA = (
     Choice("conv_wgmma_rows", (64, 2)),
     Choice("conv_wgmma", (32, 1)),
-    Choice("conv_mma", (16, 32, 1, 1, 4, 1, 1)),
+    Choice("conv_mma", (16, 32, 1, 1, 4, 0, 1, 1)),
 )
 
 

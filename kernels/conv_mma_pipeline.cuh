@@ -1,0 +1,114 @@
+// Producers describe pixels, copy patches (and filters that do not stay) and count bits, up to
+// `slots` stages ahead; consumers multiply and store, and find ready all that they need of a row.
+// Nothing but the ring's barriers holds warps together.
+#pragma once
+
+#include "conv_mma_product.cuh"
+#include "conv_mma_store.cuh"
+#include "conv_mma_walk.cuh"
+
+// A slot of the ring is filled, and used up.
+struct RingBarriers {
+  u32 first;
+  int slots;
+
+  static __device__ RingBarriers at(const MmaArguments& a, u8* shared) {
+    return {shared_address(shared + static_cast<int>(a.barriers_at)), static_cast<int>(a.slots)};
+  }
+
+  __device__ u32 filled(int slot) const { return first + slot * 8; }
+  __device__ u32 used(int slot) const { return first + (slots + slot) * 8; }
+
+  __device__ void init() const {
+    for (int slot = 0; slot < slots; ++slot) {
+      init_barrier(filled(slot), PRODUCERS);
+      init_barrier(used(slot), kConsumers);
+    }
+  }
+};
+
+// For the whole warp.
+__device__ inline void arrive_warp(u32 barrier) {
+  __syncwarp();
+  if (thread_index() % 32 == 0) arrive(barrier);
+}
+
+__device__ inline void produce(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
+  const RingBarriers ring = RingBarriers::at(a, shared);
+  const int tiles = static_cast<int>(a.pixel_tiles);
+  Walk ahead = now;
+  bool started = false;
+  int last_entries = 0;  // of the patch of the last stage that was started
+#pragma unroll 1
+  while (now.tile < tiles) {
+    const int entries = last_entries;
+    if (ahead.tile < tiles) wait_barrier(ring.used(ahead.slot), ahead.lap ^ 1);
+    load_stage(a, block, ahead, last_entries, shared);
+    if (!started) {
+      started = true;
+      continue;
+    }
+    wait_copies<1>();
+    int* set_bits = now.set_bits(a, shared);
+    count_set_bits(a, entries, now.stage, now.address(a, shared), set_bits);
+    if (now.is_last_stage(a)) {
+      sync_threads<kCopiers>(kCopierBarrier);
+      describe_rows<kTileM, kCopiers>(a, copier_index(), now.spots(a, shared),
+                                      at<int>(shared, a.taps_at), set_bits,
+                                      at<Row>(shared, a.rows_at) + now.turn * kTileM);
+    }
+    arrive_warp(ring.filled(now.slot));
+    now.advance(a);
+  }
+}
+
+// Two consumers of a scheduler multiply a stage in turn, so that one of them stores, or loads its
+// first fragments, while the other has the tensor core to itself: when both multiplied at the same
+// time, both would also store at the same time. The first of them begins.
+struct Turns {
+  int warp;
+
+  static constexpr int kApart = 4;
+  static_assert(PRODUCERS == 0 || kConsumers == 2 * kApart);
+
+  static __device__ Turns of_thread() { return {thread_index() / 32}; }
+
+  __device__ bool is_first() const { return warp < kApart; }
+  __device__ void take() const { sync_threads<64>(kTurnBarriers + warp); }
+  __device__ void pass() const { arrive_threads<64>(kTurnBarriers + (warp ^ kApart)); }
+};
+
+__device__ inline void consume(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
+  static_assert(PRODUCERS == 0 || WARPS_K == 1);
+  if (a.resident) load_all_filters(a, block, shared);
+  build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), at<int>(shared, a.scratch_at),
+              at<int>(shared, a.table_at));
+  commit_copies();
+  wait_copies<0>();
+  sync_consumers();
+
+  const RingBarriers ring = RingBarriers::at(a, shared);
+  const Warp warp = Warp::of_thread();
+  const Turns turns = Turns::of_thread();
+  const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(shared, a.channels_at));
+  Operands operands = Operands::of(a, warp, shared);
+  Sums sums = {};
+  if (!turns.is_first()) turns.pass();
+#pragma unroll 1
+  while (now.tile < static_cast<int>(a.pixel_tiles)) {
+    wait_barrier(ring.filled(now.slot), now.lap);
+    if (now.stage == 0) {
+      operands.enter(now.spots(a, shared), warp);
+      clear(sums);
+    }
+    multiply_stage(sums, operands, warp, shared_address(now.address(a, shared)),
+                   shared_address(now.filters(a, shared)), step_count(a), turns);
+    arrive_warp(ring.used(now.slot));
+    if (now.is_last_stage(a)) {
+      const Row* rows = at<Row>(shared, a.rows_at) + now.turn * kTileM + warp.m * WARP_M;
+      store_tile<OUT>(a, block, now.tile * kTileM, warp, finish, shared, rows, sums);
+    }
+    now.advance(a);
+  }
+  if (turns.is_first()) turns.take();  // each turn that is passed is taken
+}

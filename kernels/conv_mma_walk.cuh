@@ -1,0 +1,80 @@
+// The stages of a block's tiles in order, and what starts one.
+#pragma once
+
+#include "conv_mma_filters.cuh"
+#include "conv_mma_patch.cuh"
+#include "conv_mma_table.cuh"
+
+// Of what is kept of a tile from its first copies to its last store. Where all warps copy: of this
+// tile and the next, in turn; the one after that is begun when all warps have stored this one. A
+// producer begins a tile when the stage that was in its slot is used up, kSlots stages before: with
+// tiles of one stage, some warps may then still store the tile before that one.
+constexpr int kMaxProducerSlots = 3;
+constexpr int kTilesKept = PRODUCERS > 0 ? kMaxProducerSlots + 1 : 2;
+
+struct Walk {
+  int tile;
+  int stage = 0;
+  int slot = 0;
+  u32 lap = 0;   // of the slots: even or odd
+  int turn = 0;  // of the tile, among kTilesKept
+
+  __device__ void advance(const MmaArguments& a) {
+    if (++slot == static_cast<int>(a.slots)) {
+      slot = 0;
+      lap ^= 1;
+    }
+    if (++stage == static_cast<int>(a.stages)) {
+      stage = 0;
+      tile += static_cast<int>(a.walkers);
+      if (++turn == kTilesKept) turn = 0;
+    }
+  }
+
+  __device__ bool is_last_stage(const MmaArguments& a) const {
+    return stage == static_cast<int>(a.stages) - 1;
+  }
+
+  __device__ u8* address(const MmaArguments& a, u8* shared) const {
+    const int bytes = static_cast<int>(a.patch_bytes + (a.resident ? 0 : a.filter_bytes));
+    return shared + static_cast<int>(a.ring_at) + slot * bytes;
+  }
+
+  __device__ u8* filters(const MmaArguments& a, u8* shared) const {
+    return a.resident ? shared + stage * static_cast<int>(a.filter_bytes)
+                      : address(a, shared) + static_cast<int>(a.patch_bytes);
+  }
+
+  __device__ Spot* spots(const MmaArguments& a, u8* shared) const {
+    return at<Spot>(shared, a.spots_at) + turn * kTileM;
+  }
+
+  // Of each entry: of this tile and the next.
+  __device__ int* set_bits(const MmaArguments& a, u8* shared) const {
+    return at<int>(shared, a.set_bits_at) +
+           turn % 2 * static_cast<int>(a.segment_entries * a.segments);
+  }
+};
+
+// Starts the copies of the next stage, as a group of their own (empty past the last tile).
+// `entries` are those of its patch, found with the tile's first stage.
+__device__ inline void load_stage(const MmaArguments& a, const Block& block, Walk& ahead,
+                                  int& entries, u8* shared) {
+  if (ahead.tile < static_cast<int>(a.pixel_tiles)) {
+    u32* sources = at<u32>(shared, a.sources_at);
+    if (ahead.stage == 0) {
+      const Tile tile = Tile::at(a, ahead.tile);
+      entries = tile.entries;
+      find_sources(a, tile, sources);
+      describe_pixels(a, tile, ahead.spots(a, shared));
+    }
+    load_patch(a, entries, sources, block.group, ahead.stage,
+               shared_address(ahead.address(a, shared)));
+    if (!a.resident) {
+      load_filters<kCopiers>(a, block, at<Chunk>(shared, a.chunks_at), ahead.stage,
+                             ahead.filters(a, shared), copier_index());
+    }
+    ahead.advance(a);
+  }
+  commit_copies();
+}
