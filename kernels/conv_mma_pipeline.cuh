@@ -66,16 +66,14 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
 // first fragments, while the other has the tensor core to itself: when both multiplied at the same
 // time, both would also store at the same time. The first of them begins.
 struct Turns {
-  int warp;
-
   static constexpr int kApart = 4;
   static_assert(PRODUCERS == 0 || kConsumers == 2 * kApart);
 
-  static __device__ Turns of_thread() { return {thread_index() / 32}; }
+  static __device__ int warp() { return thread_index() / 32; }
 
-  __device__ bool is_first() const { return warp < kApart; }
-  __device__ void take() const { sync_threads<64>(kTurnBarriers + warp); }
-  __device__ void pass() const { arrive_threads<64>(kTurnBarriers + (warp ^ kApart)); }
+  __device__ bool is_first() const { return warp() < kApart; }
+  __device__ void take() const { sync_threads<64>(kTurnBarriers + warp()); }
+  __device__ void pass() const { arrive_threads<64>(kTurnBarriers + (warp() ^ kApart)); }
 };
 
 __device__ inline void consume(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
@@ -88,15 +86,15 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
   sync_consumers();
 
   const RingBarriers ring = RingBarriers::at(a, shared);
-  const Warp warp = Warp::of_thread();
-  const Turns turns = Turns::of_thread();
-  const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(shared, a.channels_at));
-  Operands operands = Operands::of(a, warp, shared);
+  const Turns turns;
+  const auto finish = Finish<OUT>::of(block, Warp::of_thread(), at<Channel<OUT>>(shared, a.channels_at));
+  Operands operands = Operands::of(a, Warp::of_thread(), shared);
   Sums sums = {};
   if (!turns.is_first()) turns.pass();
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     wait_barrier(ring.filled(now.slot), now.lap);
+    const Warp warp = Warp::of_thread();  // not kept: registers are few
     if (now.stage == 0) {
       operands.enter(now.spots(a, shared), warp);
       clear(sums);

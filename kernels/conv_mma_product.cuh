@@ -5,9 +5,12 @@
 #include "conv_mma_filters.cuh"
 #include "conv_mma_table.cuh"
 
+using Rows = u32[kProductsM][4];
+using Columns = u32[kProductsN / 2][4];
+
 struct Fragments {
-  u32 a[kProductsM][4];
-  u32 b[kProductsN / 2][4];
+  Rows a;
+  Columns b;
 };
 
 // Where this lane's matrix loads start.
@@ -55,7 +58,7 @@ struct Steps {
             load_shared(operands.chunk)};
   }
 
-  __device__ void load_rows(u32 (&a)[kProductsM][4]) const {
+  __device__ void load_rows(Rows& a) const {
     const u32 from = patch + offset;
 #pragma unroll
     for (int i = 0; i < kProductsM; ++i) load_matrices(a[i], operands.rows[i] + from);
@@ -79,23 +82,32 @@ struct Steps {
   }
 };
 
-// A step whose columns make room for those of the next, if there is one, as they are used up.
-__device__ inline void multiply_on(Sums& sums, const u32 (&a)[kProductsM][4],
-                                   u32 (&next_a)[kProductsM][4], u32 (&b)[kProductsN / 2][4],
-                                   Steps& walk, bool more) {
-  if (more) walk.load_rows(next_a);
+// Of 16 columns.
+__device__ inline void multiply_pair(Sums& sums, int pair, const Rows& a, const u32 (&b)[4]) {
+#pragma unroll
+  for (int i = 0; i < kProductsM; ++i) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      multiply_bits(sums[i][pair * 2 + n], a[i], b[n * 2], b[n * 2 + 1]);
+    }
+  }
+}
+
+// A step whose columns make room for those of the next as they are used up.
+__device__ inline void multiply_and_load(Sums& sums, const Rows& a, Rows& next_a, Columns& b,
+                                         Steps& walk) {
+  walk.load_rows(next_a);
 #pragma unroll
   for (int pair = 0; pair < kProductsN / 2; ++pair) {
-#pragma unroll
-    for (int i = 0; i < kProductsM; ++i) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        multiply_bits(sums[i][pair * 2 + n], a[i], b[pair][n * 2], b[pair][n * 2 + 1]);
-      }
-    }
-    if (more) walk.load_columns(b[pair], pair);
+    multiply_pair(sums, pair, a, b[pair]);
+    walk.load_columns(b[pair], pair);
   }
   walk.advance();
+}
+
+__device__ inline void multiply_last(Sums& sums, const Rows& a, const Columns& b) {
+#pragma unroll
+  for (int pair = 0; pair < kProductsN / 2; ++pair) multiply_pair(sums, pair, a, b[pair]);
 }
 
 __device__ inline void multiply(Sums& sums, const Fragments& fragments) {
@@ -128,18 +140,21 @@ __device__ inline void multiply_stage(Sums& sums, const Operands& operands, cons
   Steps walk = Steps::at(operands, patch, filters);
   Fragments even;
   if constexpr (PRODUCERS > 0) {
-    u32 odd[kProductsM][4];
+    Rows odd;
     walk.load(even);
     turns.take();
 #pragma unroll 1
-    while (true) {
-      if (left == 1) turns.pass();
-      multiply_on(sums, even.a, odd, even.b, walk, left > 1);
-      if (left == 1) return;
-      if (left == 2) turns.pass();
-      multiply_on(sums, odd, even.a, even.b, walk, left > 2);
-      left -= 2;
-      if (left <= 0) return;
+    for (; left > 2; left -= 2) {
+      multiply_and_load(sums, even.a, odd, even.b, walk);
+      multiply_and_load(sums, odd, even.a, even.b, walk);
+    }
+    if (left == 2) {
+      multiply_and_load(sums, even.a, odd, even.b, walk);
+      turns.pass();
+      multiply_last(sums, odd, even.b);
+    } else {
+      turns.pass();
+      multiply_last(sums, even.a, even.b);
     }
   } else if constexpr (kLoadsAhead) {
     Fragments odd;
