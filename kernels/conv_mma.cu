@@ -5,8 +5,11 @@
 // they fit, else they come with each stage. Patches of input pixels come a stage ahead: the next
 // tile's first is under way while this one is stored. popc(a) is counted once per input pixel, not
 // per tap.
-#include "conv_mma_in_step.cuh"
+#if PRODUCERS > 0
 #include "conv_mma_pipeline.cuh"
+#else
+#include "conv_mma_in_step.cuh"
+#endif
 
 constexpr int kBlocks = PRODUCERS > 0 ? 1 : kWarpsOfScheduler * 128 / kThreads;
 
@@ -19,8 +22,6 @@ __device__ inline void set_up(const MmaArguments& a, const Block& block, u8* sha
   for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {
     channels[n] = Channel<OUT>::load(a, block.first_channel + n);
   }
-  if (PRODUCERS > 0 && threadIdx.x == 0) RingBarriers::at(a, shared).init();
-  __syncthreads();
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
@@ -30,11 +31,5 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
   const Block block = Block::at(a, static_cast<int>(blockIdx.x) % channel_tiles);
   const Walk walk = {static_cast<int>(blockIdx.x) / channel_tiles};
   set_up(a, block, dynamic);
-  if constexpr (PRODUCERS == 0) {
-    walk_in_step(a, block, walk, dynamic);
-  } else if (thread_index() < kConsumerThreads) {
-    consume(a, block, walk, dynamic);
-  } else {
-    produce(a, block, walk, dynamic);
-  }
+  walk_over_tiles(a, block, walk, dynamic);
 }

@@ -8,8 +8,9 @@
 
 // One loop over the stages of all tiles, with the code of each part there once: it comes from
 // memory when it first runs, at a cost of several cycles an instruction.
-__device__ inline void walk_in_step(const MmaArguments& a, const Block& block, Walk now,
-                                    u8* shared) {
+__device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block, Walk now,
+                                       u8* shared) {
+  __syncthreads();  // what the block needs for all tiles
   const Warp warp = Warp::of_thread();
   if (a.resident) load_all_filters(a, block, shared);
   Walk ahead = now;

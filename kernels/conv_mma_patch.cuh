@@ -127,9 +127,12 @@ __device__ inline void copy_part(const MmaArguments& a, const u32* words, int en
 template <class Copy>
 __device__ inline void copy_entries(const MmaArguments& a, int tile_entries, const u32* sources,
                                     const u32* first_word, u32 target, Copy copy) {
+  int entry = copier_index();
+  u32 next = entry < tile_entries ? sources[entry] : kOutside;
 #pragma unroll 1
-  for (int entry = copier_index(); entry < tile_entries; entry += kCopiers) {
-    const u32 pixel = sources[entry];
+  for (; entry < tile_entries; entry += kCopiers) {
+    const u32 pixel = next;
+    next = entry + kCopiers < tile_entries ? sources[entry + kCopiers] : kOutside;
     const bool inside = pixel != kOutside;
     // As unsigned numbers of 32 bits: a single instruction.
     const u32* words =
@@ -160,18 +163,27 @@ __device__ inline void load_patch(const MmaArguments& a, int tile_entries, const
   }
 }
 
+// A thread counts two entries at a time, so that neither waits for the other's loads; where there is
+// no second one, the first twice.
 template <class Count>
 __device__ inline void count_entries(const MmaArguments& a, int tile_entries, int stage,
                                      const u8* patch, int* set_bits, Count count) {
   const int entries = static_cast<int>(a.segment_entries * a.segments);
   const int planes = static_cast<int>(a.stage_planes);
 #pragma unroll 1
-  for (int entry = copier_index(); entry < tile_entries; entry += kCopiers) {
+  for (int entry = copier_index(); entry < tile_entries; entry += 2 * kCopiers) {
+    const int apart = entry + kCopiers < tile_entries ? kCopiers : 0;
     const uint4* chunk = reinterpret_cast<const uint4*>(patch) + entry;
-    int set = stage == 0 ? 0 : set_bits[entry];
-#pragma unroll 2
-    for (int plane = 0; plane < planes; ++plane, chunk += entries) set += count(chunk, plane);
-    set_bits[entry] = set;
+    int first = stage == 0 ? 0 : set_bits[entry];
+    int second = stage == 0 ? 0 : set_bits[entry + apart];
+#pragma unroll 1
+    for (int plane = 0; plane < planes; ++plane, chunk += entries) {
+      const int of_first = count(chunk, plane);
+      second += count(chunk + apart, plane);
+      first += of_first;
+    }
+    set_bits[entry] = first;
+    set_bits[entry + apart] = second;
   }
 }
 

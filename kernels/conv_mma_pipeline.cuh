@@ -67,7 +67,7 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
 // time, both would also store at the same time. The first of them begins.
 struct Turns {
   static constexpr int kApart = 4;
-  static_assert(PRODUCERS == 0 || kConsumers == 2 * kApart);
+  static_assert(kConsumers == 2 * kApart);
 
   static __device__ int warp() { return thread_index() / 32; }
 
@@ -77,7 +77,7 @@ struct Turns {
 };
 
 __device__ inline void consume(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
-  static_assert(PRODUCERS == 0 || WARPS_K == 1);
+  static_assert(WARPS_K == 1);
   if (a.resident) load_all_filters(a, block, shared);
   build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), at<int>(shared, a.scratch_at),
               at<int>(shared, a.table_at));
@@ -109,4 +109,15 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
     now.advance(a);
   }
   if (turns.is_first()) turns.take();  // each turn that is passed is taken
+}
+
+__device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block, Walk first,
+                                       u8* shared) {
+  if (thread_index() == 0) RingBarriers::at(a, shared).init();
+  __syncthreads();  // these, and what the block needs for all tiles
+  if (thread_index() < kConsumerThreads) {
+    consume(a, block, first, shared);
+  } else {
+    produce(a, block, first, shared);
+  }
 }

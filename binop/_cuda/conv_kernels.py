@@ -89,7 +89,7 @@ CONV_KERNELS = {
     ),
     "conv_mma": ConvKernel(
         (
-            "warp_pixels", "warp_channels", "warps_down", "warps_across", "warps_deep",
+            "warp_pixels", "warp_channels", "warps_down", "warps_across", "warps_deep", "producers",
             "stage_planes", "resident",
         ),
         why_not_mma,

@@ -39,6 +39,16 @@ _OUTPUT_WAIT = 8
 _START = 18000
 # Judged: a step's loads, where a scheduler has too few warps to multiply meanwhile.
 _STEP = 80
+# Of shared memory, a cycle.
+_SHARED_BYTES = 128
+# Judged, of tiles with producers: from one consumer's products of a stage to those of the other of
+# its scheduler; and what producers do for a stage, for an entry of each of their threads in it
+# (find, copy, count) and for a pixel of each (describe, add up).
+_TURN = 60
+_PRODUCED_STAGE = 500
+_ENTRY = 250
+_PIXEL = 250
+_DELAYED = 0.1  # of what is done at the same time as something longer
 
 
 @dataclass(frozen=True)
@@ -172,9 +182,39 @@ class Candidate:
             * (_STEP + self.tile.products / self.tile.warps * self.tile.warps_deep * _PRODUCT),
         )
         copied = self.stages * (self.patch_bytes + (0 if self.resident else self.filter_bytes))
+        copies = copied / _CACHE_BYTES
         per_output = _OUTPUT if self.call.out == "bits" else _OUTPUT + _FLOAT
-        shared = products + blocks * (copied / _CACHE_BYTES + outputs / 128 * per_output)
-        in_turn = self.stages * _STAGE + outputs / self.tile.threads * _OUTPUT_WAIT
+        stored = outputs / 128 * per_output
         # What must have come before the first product.
-        first = blocks * self.filter_bytes * (self.stages if self.resident else 1)
-        return _START + first / _CACHE_BYTES + tiles * (shared + in_turn)
+        first = blocks * self.filter_bytes * (self.stages if self.resident else 1) / _CACHE_BYTES
+        if self.tile.producers:
+            of_tile = self._side_by_side(products, stored, copied)
+            return _START + first + of_tile + tiles * of_tile  # (the pipe has to fill)
+        shared = products + blocks * (copies + stored)
+        in_turn = self.stages * _STAGE + outputs / self.tile.threads * _OUTPUT_WAIT
+        return _START + first + tiles * (shared + in_turn)
+
+    def _side_by_side(self, products: float, stored: float, copied: int) -> float:
+        """Cycles a tile, where producers and two consumers a scheduler work at the same time: what
+        takes the longest of the tensor cores, one consumer, the producers, the cache and shared
+        memory, and some of what the others take."""
+        copiers = self.tile.copiers
+        multiplied = products + 2 * self.stages * _TURN
+        consumed = products / 2 + stored
+        produced = (
+            self.stages * (_PRODUCED_STAGE + divide_up(self.patch.entries, copiers) * _ENTRY)
+            + divide_up(self.tile.pixels, copiers) * _PIXEL
+        )
+        all_parts = (
+            multiplied, consumed, produced, copied / _CACHE_BYTES, self._shared_memory(copied)
+        )  # fmt: skip
+        longest = max(all_parts)
+        return longest + _DELAYED * (sum(all_parts) - longest)
+
+    def _shared_memory(self, copied: int) -> float:
+        """Cycles a tile in which it moves bytes: fragments, patches (written, and read to be counted)
+        and the table's entries."""
+        tile = self.tile
+        fragments = self.stages * self.steps * tile.warps * (tile.warp_pixels + tile.warp_channels)
+        entries = tile.pixels * tile.channels * (2 if self.in_pairs else 4)
+        return (fragments * 2 * CHUNK_BYTES + 2 * copied + entries) / _SHARED_BYTES
