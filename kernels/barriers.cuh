@@ -29,7 +29,8 @@ __device__ inline void wait_barrier(u32 barrier, u32 parity) {
     asm volatile(
         "{\n\t"
         ".reg .pred done;\n\t"
-        "mbarrier." WAIT ".parity.shared::cta.b64 done, [%1], %2;\n\t"
+        "mbarrier." WAIT
+        ".parity.shared::cta.b64 done, [%1], %2;\n\t"
         "selp.u32 %0, 1, 0, done;\n\t"
         "}"
         : "=r"(done)

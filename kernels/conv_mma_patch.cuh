@@ -163,8 +163,8 @@ __device__ inline void load_patch(const MmaArguments& a, int tile_entries, const
   }
 }
 
-// A thread counts two entries at a time, so that neither waits for the other's loads; where there is
-// no second one, the first twice.
+// A thread counts two entries at a time, so that neither waits for the other's loads; where there
+// is no second one, the first twice.
 template <class Count>
 __device__ inline void count_entries(const MmaArguments& a, int tile_entries, int stage,
                                      const u8* patch, int* set_bits, Count count) {

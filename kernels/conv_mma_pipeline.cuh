@@ -87,7 +87,8 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
 
   const RingBarriers ring = RingBarriers::at(a, shared);
   const Turns turns;
-  const auto finish = Finish<OUT>::of(block, Warp::of_thread(), at<Channel<OUT>>(shared, a.channels_at));
+  const auto finish =
+      Finish<OUT>::of(block, Warp::of_thread(), at<Channel<OUT>>(shared, a.channels_at));
   Operands operands = Operands::of(a, Warp::of_thread(), shared);
   Sums sums = {};
   if (!turns.is_first()) turns.pass();

@@ -212,8 +212,8 @@ class Candidate:
         return longest + _DELAYED * (sum(all_parts) - longest)
 
     def _shared_memory(self, copied: int) -> float:
-        """Cycles a tile in which it moves bytes: fragments, patches (written, and read to be counted)
-        and the table's entries."""
+        """Cycles a tile in which it moves bytes: fragments, patches (written, and read to be counted),
+        the table's entries."""
         tile = self.tile
         fragments = self.stages * self.steps * tile.warps * (tile.warp_pixels + tile.warp_channels)
         entries = tile.pixels * tile.channels * (2 if self.in_pairs else 4)

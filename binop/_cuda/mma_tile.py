@@ -9,7 +9,7 @@ from binop._cuda.launches import Kernel
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels and channels of a warp; how many warps stand down, across, and along the depth; and how
+    """Pixels and channels of a warp; how many warps stand down, across, and along the depth; how
     many more only describe and copy (none: all warps do)."""
 
     warp_pixels: int

@@ -44,6 +44,10 @@ _CHOSEN = [
     Kernel("conv_simt.cu", (("OUT", "bits"),)),
     Kernel("conv_simt.cu", (("OUT", "bfloat16"),)),
     MMA_PEAK,
+    mma_kernel("bits", mma_tile.LARGE, pairs=True),
+    mma_kernel("bfloat16", mma_tile.LARGE),
+    mma_kernel("float16", mma_tile.LARGE, rows=False),
+    mma_kernel("float32", mma_tile.TALL),
     mma_kernel("bfloat16", mma_tile.WIDE),
     mma_kernel("bits", mma_tile.NARROW, pairs=True),
     mma_kernel("bits", mma_tile.SHALLOW, pairs=True),
@@ -191,6 +195,27 @@ def test_little_stands_between_the_products(tile: mma_tile.Tile, machine_code: M
     loads = [line for line in loop if "LDSM" in line]
     assert len(loads) == 8  # of one step, between the products of both
     assert len(loop) - len(products) < 2 * 32
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("tile", [mma_tile.LARGE, mma_tile.TALL])
+@pytest.mark.parametrize("out", ["bits", "bfloat16"])
+def test_consumers_multiply_without_waiting(
+    out: str, tile: mma_tile.Tile, arch: str, machine_code: MachineCode
+) -> None:
+    """One warp has the tensor core to itself: the loop is two steps of 24 products (6 cycles each
+    on an H200) with the loads of the next between them, and no barrier."""
+    code, _ = machine_code(mma_kernel(out, tile, pairs=out == "bits"), arch)
+    products = _matching(_BIT_PRODUCT, code)
+    first = max(i for i, line in enumerate(code[: products[0]]) if line.strip().startswith(".L_"))
+    end = next(i for i in _matching(r"\bBRA\b", code) if i > first)
+    loop = _instructions(code[first:end])
+    assert code[first].strip().rstrip(":") in code[end]
+    assert len(_matching(_BIT_PRODUCT, loop)) == 2 * 24
+    assert len(_matching("LDSM", loop)) == 2 * 7
+    assert not _matching(r"\bBAR\b|SYNCS|BSYNC", loop)
+    assert len(_matching("WARPSYNC", loop)) == 1  # in front of the first product
+    assert len(loop) - 2 * 24 < 48
 
 
 def test_few_instructions_stand_around_the_products_of_few_channels(
