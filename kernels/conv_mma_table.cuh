@@ -52,9 +52,10 @@ struct Spot {
   int table;  // first entry of the pixel's class
 };
 
+// (Threads that have an entry of the patch more than others, the first, get no more rows.)
 __device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, Spot* spots) {
 #pragma unroll 1
-  for (int row = copier_index(); row < kTileM; row += kCopiers) {
+  for (int row = copier_index() ^ kCopiers / 2; row < kTileM; row += kCopiers) {
     const Place place = tile.place(a, row);
     spots[row] = {tile.entry(a, row, place), class_of(a, place) * kTileN};
   }

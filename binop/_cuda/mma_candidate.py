@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass
 
 from binop._cuda.conv_call import ConvCall, out_pixels
@@ -43,10 +44,11 @@ _STEP = 80
 _SHARED_BYTES = 128
 # Judged, of tiles with producers: from one consumer's products of a stage to those of the other of
 # its scheduler; and what producers do for a stage, for an entry of each of their threads in it
-# (find, copy, count) and for a pixel of each (describe, add up).
+# (find, count), for each of its copies, and for a pixel of each (describe, add up).
 _TURN = 60
 _PRODUCED_STAGE = 500
-_ENTRY = 250
+_ENTRY = 150
+_COPY = 40
 _PIXEL = 250
 _DELAYED = 0.1  # of what is done at the same time as something longer
 
@@ -107,6 +109,12 @@ class Candidate:
     def tiles_kept(self) -> int:
         """As kTilesKept of conv_mma_walk.cuh."""
         return _STAGES_OF_PRODUCERS + 1 if self.tile.producers else 2
+
+    @property
+    def copy_words(self) -> int:
+        """Of one asynchronous copy from x."""
+        words = word_count(self.geometry.group_channels)
+        return math.gcd(CHUNK_WORDS, words, max(1, self.call.alignment // 4))
 
     @property
     def patch_bytes(self) -> int:
@@ -199,10 +207,14 @@ class Candidate:
         takes the longest of the tensor cores, one consumer, the producers, the cache and shared
         memory, and some of what the others take."""
         copiers = self.tile.copiers
+        words = self.stage_planes * CHUNK_WORDS
+        if self.patch.fold > 1:
+            words = self.patch.fold * word_count(self.geometry.group_channels)
+        of_entry = _ENTRY + divide_up(words, self.copy_words) * _COPY
         multiplied = products + 2 * self.stages * _TURN
         consumed = products / 2 + stored
         produced = (
-            self.stages * (_PRODUCED_STAGE + divide_up(self.patch.entries, copiers) * _ENTRY)
+            self.stages * (_PRODUCED_STAGE + divide_up(self.patch.entries, copiers) * of_entry)
             + divide_up(self.tile.pixels, copiers) * _PIXEL
         )
         all_parts = (
@@ -212,8 +224,8 @@ class Candidate:
         return longest + _DELAYED * (sum(all_parts) - longest)
 
     def _shared_memory(self, copied: int) -> float:
-        """Cycles a tile in which it moves bytes: fragments, patches (written, and read to be counted),
-        the table's entries."""
+        """Cycles a tile in which it moves bytes: fragments, patches (written, and read to be
+        counted), the table's entries."""
         tile = self.tile
         fragments = self.stages * self.steps * tile.warps * (tile.warp_pixels + tile.warp_channels)
         entries = tile.pixels * tile.channels * (2 if self.in_pairs else 4)

@@ -127,7 +127,7 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         "channel_tiles": channel_tiles,
         "pixel_tiles": pixel_tiles,
         "walkers": walkers,
-        "copy_words": math.gcd(CHUNK_WORDS, group_words, max(1, call.alignment // 4)),
+        "copy_words": candidate.copy_words,
         "pixel_words": geometry.groups * group_words,
         "filter_words": math.prod(geometry.kernel) * group_words,
         "tap_chunks": candidate.tap_chunks,
