@@ -55,7 +55,7 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
     }
     if (warp.k == 0) {
       Row* rows = at<Row>(shared, a.rows_at) + (warp.m * WARPS_N + warp.n) * WARP_M;
-      describe_rows<WARP_M, 32>(a, thread_index() % 32, spots + warp.m * WARP_M,
+      describe_rows<WARP_M, 32>(a, lane_index(), spots + warp.m * WARP_M,
                                 at<int>(shared, a.taps_at), set_bits, rows);
       __syncwarp();
       store_tile<OUT>(a, block, first_pixel, warp, finish, shared, rows, sums);

@@ -30,7 +30,7 @@ struct RingBarriers {
 // For the whole warp.
 __device__ inline void arrive_warp(u32 barrier) {
   __syncwarp();
-  if (thread_index() % 32 == 0) arrive(barrier);
+  if (lane_index() == 0) arrive(barrier);
 }
 
 __device__ inline void produce(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
@@ -69,7 +69,7 @@ struct Turns {
   static constexpr int kApart = 4;
   static_assert(kConsumers == 2 * kApart);
 
-  static __device__ int warp() { return thread_index() / 32; }
+  static __device__ int warp() { return warp_index(); }
 
   __device__ bool is_first() const { return warp() < kApart; }
   __device__ void take() const { sync_threads<64>(kTurnBarriers + warp()); }

@@ -20,13 +20,13 @@ struct Operands {
   u32 filters;           // from the start of a stage's filters
 
   static __device__ u32 filter_lane(const Warp& warp) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int lane = lane_index();
     const int row = warp.n * WARP_N + lane / 16 * 8 + lane % 8;
     return ((warp.k * 2 + lane / 8 % 2) * kTileN + row) * kChunkBytes;
   }
 
   static __device__ u32 chunk_lane(const Warp& warp, u32 chunks) {
-    const int half = static_cast<int>(threadIdx.x) % 32 / 16;
+    const int half = lane_index() / 16;
     return chunks + (warp.k * 2 + half) * static_cast<int>(sizeof(Chunk));
   }
 
@@ -206,7 +206,7 @@ __device__ inline void hand_over(const Sums& sums, const Warp& warp, Partials* p
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
     for (int n = 0; n < kProductsN; ++n) {
-      mine.sums[i][n][threadIdx.x % 32] =
+      mine.sums[i][n][lane_index()] =
           make_int4(sums[i][n][0], sums[i][n][1], sums[i][n][2], sums[i][n][3]);
     }
   }
@@ -220,7 +220,7 @@ __device__ inline void take_over(Sums& sums, const Warp& warp, const Partials* p
     for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
       for (int n = 0; n < kProductsN; ++n) {
-        const int4 more = other.sums[i][n][threadIdx.x % 32];
+        const int4 more = other.sums[i][n][lane_index()];
         sums[i][n][0] += more.x;
         sums[i][n][1] += more.y;
         sums[i][n][2] += more.z;

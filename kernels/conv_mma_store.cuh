@@ -56,7 +56,7 @@ struct Lane {
   int pixels;  // in all
 
   static __device__ Lane of_thread(const MmaArguments& a, int first_pixel, const Warp& warp) {
-    const int row = thread_index() % 32 / 4;
+    const int row = lane_index() / 4;
     return {row, first_pixel + warp.m * WARP_M + row, static_cast<int>(a.pixels)};
   }
 };
@@ -81,7 +81,7 @@ struct Finish<bits> {
   u32 word;  // which to exchange (at_least), and in the high half which exist
 
   static __device__ Finish of(const Block& block, const Warp& warp, const Channel<bits>* channels) {
-    const int first = warp.n * WARP_N + lane_channel(thread_index(), 0);
+    const int first = warp.n * WARP_N + lane_channel(lane_index(), 0);
     u32 word = 0;
 #pragma unroll 1
     for (int c = 0; c < kPieceBits && first + c < block.channels; ++c) {
@@ -137,7 +137,7 @@ struct Crossing {
 
   __device__ void store(const MmaArguments& a, const Block& block, int tile_pixel, const Warp& warp,
                         int group) const {
-    const int lane = thread_index() % 32;
+    const int lane = lane_index();
     const int first = warp.n * WARP_N + group * 32;
     const int channels = block.channels - first < 32 ? block.channels - first : 32;
     const int first_pixel = tile_pixel + warp.m * WARP_M;
@@ -170,11 +170,11 @@ __device__ void store_floats(const MmaArguments& a, const Block& block, int tile
   const Lane lane = Lane::of_thread(a, tile_pixel, warp);
 #if ROWS
   auto* out = static_cast<typename Out::Bits*>(a.out) + lane.first_pixel * a.out_channels +
-              block.first_channel + warp.n * WARP_N + lane_channel(thread_index(), 0);
+              block.first_channel + warp.n * WARP_N + lane_channel(lane_index(), 0);
 #endif
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
-    const int in_warp = lane_channel(thread_index(), group);
+    const int in_warp = lane_channel(lane_index(), group);
     const int first = warp.n * WARP_N + in_warp;
     Channel<Out> constants[kLaneChannels];
 #pragma unroll
@@ -255,7 +255,7 @@ __device__ inline void store_bits(const MmaArguments& a, const Block& block, int
                                   const Warp& warp, const Row* rows, const Finish<bits>& finish,
                                   const int* table, const Sums& sums) {
   const Lane lane = Lane::of_thread(a, tile_pixel, warp);
-  const int first = warp.n * WARP_N + lane_channel(thread_index(), 0);
+  const int first = warp.n * WARP_N + lane_channel(lane_index(), 0);
   // Past the last channel, bits are clear up to the end of the word.
   const int pixels = first / kWordBits * kWordBits < block.channels ? lane.pixels : 0;
   const i64 pixel_bytes = (a.out_channels + kWordBits - 1) / kWordBits * 4;

@@ -99,6 +99,12 @@ constexpr int kTurnBarriers = 3;  // and on: one of each consumer
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
 
+// (As unsigned numbers: a single instruction each.)
+__device__ inline int lane_index() { return thread_index() & 31; }
+__device__ inline int warp_index() {
+  return static_cast<int>(static_cast<u32>(thread_index()) / 32);
+}
+
 // This thread among those that copy.
 __device__ inline int copier_index() { return thread_index() - (kThreads - kCopiers); }
 
@@ -114,7 +120,7 @@ struct Warp {
   int k;
 
   static __device__ Warp of_thread() {
-    const int warp = thread_index() / 32;
+    const int warp = warp_index();
     return {warp / WARPS_N % WARPS_M, warp % WARPS_N, warp / (WARPS_N * WARPS_M)};
   }
 };

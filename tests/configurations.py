@@ -26,6 +26,7 @@ from binop.packing import word_count
 
 TILES = {
     "large": mma_tile.LARGE,
+    "broad": mma_tile.BROAD,
     "tall": mma_tile.TALL,
     "wide": mma_tile.WIDE,
     "narrow": mma_tile.NARROW,

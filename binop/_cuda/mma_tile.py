@@ -58,13 +58,14 @@ class Tile:
 
 # With producers a scheduler has three warps, and a thread 168 registers.
 LARGE = Tile(48, 64, 4, 2, producers=4)
+BROAD = Tile(48, 64, 2, 4, producers=4)  # 256 channels, of a patch described once
 TALL = Tile(48, 64, 8, 1, producers=4)  # 64 channels
 WIDE = Tile(64, 64, 4, 2)  # fewest loads a product, and bytes a pixel
 NARROW = Tile(64, 64, 4, 1)  # 64 channels
 SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
-TILES = (LARGE, TALL, WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
+TILES = (LARGE, BROAD, TALL, WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
 
 # 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
 # 8-bit ones, which takes registers that the large tiles do not have.

@@ -48,6 +48,7 @@ _CHOSEN = [
     mma_kernel("bfloat16", mma_tile.LARGE),
     mma_kernel("float16", mma_tile.LARGE, rows=False),
     mma_kernel("float32", mma_tile.TALL),
+    mma_kernel("bits", mma_tile.BROAD),
     mma_kernel("bfloat16", mma_tile.WIDE),
     mma_kernel("bits", mma_tile.NARROW, pairs=True),
     mma_kernel("bits", mma_tile.SHALLOW, pairs=True),
@@ -198,7 +199,7 @@ def test_little_stands_between_the_products(tile: mma_tile.Tile, machine_code: M
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("tile", [mma_tile.LARGE, mma_tile.TALL])
+@pytest.mark.parametrize("tile", [mma_tile.LARGE, mma_tile.BROAD, mma_tile.TALL])
 @pytest.mark.parametrize("out", ["bits", "bfloat16"])
 def test_consumers_multiply_without_waiting(
     out: str, tile: mma_tile.Tile, arch: str, machine_code: MachineCode
