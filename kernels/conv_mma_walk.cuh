@@ -5,10 +5,10 @@
 #include "conv_mma_patch.cuh"
 #include "conv_mma_table.cuh"
 
-// Of what is kept of a tile from its first copies to its last store. Where all warps copy: of this
-// tile and the next, in turn; the one after that is begun when all warps have stored this one. A
-// producer begins a tile when the stage that was in its slot is used up, kSlots stages before: with
-// tiles of one stage, some warps may then still store the tile before that one.
+// How many tiles something is kept of, from their first copies to their last stores. Where all
+// warps copy: this tile and the next; the one after that is begun when all warps have stored this
+// one. A producer fills a slot when all consumers have multiplied what was there, and so have
+// stored the tile before that: with tiles of one stage, of one more than there are slots.
 constexpr int kMaxProducerSlots = 3;
 constexpr int kTilesKept = PRODUCERS > 0 ? kMaxProducerSlots + 1 : 2;
 
