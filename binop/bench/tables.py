@@ -19,6 +19,7 @@ _BRIEF = (
     "simulated-compiled",
     "packed-to-packed",
     "packed-to-float",
+    "layer",
     "float-to-float",
     "float-to-float-nchw",
 )
