@@ -128,7 +128,10 @@ __device__ void consume(const Work& work, int consumer) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) rows.set[half] = sum_of_lanes(rows.set[half]);
     // Late: meanwhile the first products run.
-    if (tile == work.first_tile) build_table<OUT>(a, work.layout, work.shared, work.dynamic);
+    if (tile == work.first_tile) {
+      build_table<OUT>(a, work.layout, work.shared, work.dynamic);
+      sync_consumers();
+    }
     TileEpilogue epilogue;
     epilogue.begin(a, work.channels, rows);
     wait_products();
@@ -148,11 +151,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, dynamic);
-  if (threadIdx.x < a.stages) {
-    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 2 * kWarpgroup);
-    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
-  }
-  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
+  init_barriers<Layout>(a, work.shared, 2 * kWarpgroup, 4 * CONSUMERS);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();

@@ -34,6 +34,15 @@ struct Channels {
   int first;
   int count;  // of the tile, at most TILE_N
 
+  // In registers of their own: else the compiler computes them again for every tile.
+  __device__ void pin() {
+    u32 values[2] = {static_cast<u32>(first), static_cast<u32>(count)};
+    ::pin(values[0]);
+    ::pin(values[1]);
+    first = static_cast<int>(values[0]);
+    count = static_cast<int>(values[1]);
+  }
+
   static __device__ Channels at(int group, int tile, i64 out_per_group) {
     const int skipped = tile * TILE_N;
     const int left = static_cast<int>(out_per_group) - skipped;

@@ -69,7 +69,12 @@ __device__ void consume(const Work& work, int consumer) {
   const StepPlaces places = StepPlaces::of(a);
 
   prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
-  build_table<OUT>(a, work.layout, work.shared, work.dynamic);
+  // The first consumer multiplies; the others, whose turn has not come, make the table meanwhile.
+  constexpr int kMultiplies = CONSUMERS > 1 && kThroughRegisters ? 1 : 0;
+  if (consumer >= kMultiplies) {
+    build_table<OUT, kMultiplies>(a, work.layout, work.shared, work.dynamic);
+    sync_consumers();
+  }
 
   Stage stage;
   stage.advance(a, consumer * slabs);
@@ -110,6 +115,7 @@ __device__ void consume(const Work& work, int consumer) {
       stage.advance(a);
       filters.low += kSteps * FilterTile<kColumns>::kStep;
     }
+    if (consumer < kMultiplies && tile == work.first_tile) sync_consumers();  // for the table
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block) {
       if (block + 1 < BLOCKS) {
@@ -132,11 +138,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_in_place(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, dynamic);
-  if (threadIdx.x < a.stages) {
-    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, 32);
-    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4);
-  }
-  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
+  init_barriers<Layout>(a, work.shared, 32, 4);
   begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();
   wait_for_launch_before();

@@ -1,7 +1,20 @@
 // The ring of patches in shared memory that producers fill and consumers read.
 #pragma once
 
-#include "types.cuh"
+#include "hopper.cuh"
+
+// The barriers of a Layout: so many arrivals fill a patch, or empty it. By one thread, because of
+// barriers that lanes set up side by side, each takes a turn of a loop.
+template <class Layout, class Arguments>
+__device__ inline void init_barriers(const Arguments& a, u32 shared, int filling, int emptying) {
+  if (threadIdx.x != 0) return;
+  init_barrier(shared + Layout::kCopied, 1);
+#pragma unroll 1
+  for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
+    init_barrier(shared + Layout::kFull + 8 * stage, filling);
+    init_barrier(shared + Layout::kEmpty + 8 * stage, emptying);
+  }
+}
 
 // A place in the ring of patches, and in its barriers' phases.
 struct Stage {

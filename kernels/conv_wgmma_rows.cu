@@ -74,11 +74,8 @@ struct FloatEpilogue {
   int pixel;  // this lane's first of the tile
   TileEpilogue of_tile;
 
-  static __device__ FloatEpilogue of(const Work& work, int first_row) {
-    FloatEpilogue epilogue;
-    epilogue.pixel = work.first_tile * kTileM + first_row;
-    return epilogue;
-  }
+  __device__ FloatEpilogue(const Work& work, int first_row)
+      : pixel(work.first_tile * kTileM + first_row) {}
 
   __device__ void begin(const Work& work) { of_tile.begin(work.a, work.channels, rows(work.a)); }
 
@@ -181,23 +178,44 @@ __device__ inline void prepare(const Work& work) {
 #endif
 }
 
-__device__ void consume(const Work& work, int consumer) {
+#ifndef EARLYBITS
+#define EARLYBITS 0
+#endif
+constexpr bool kFindsEarly = EARLYBITS || !Channel<OUT>::kPacked;
+
+// The first consumer multiplies; the others make the table meanwhile.
+constexpr int kMultiplies = CONSUMERS > 1 ? 1 : 0;
+
+__device__ void consume(Work work, int consumer) {
   const WgmmaArguments& a = work.a;
+  work.channels.pin();
   prepare_places(work);
-  wait_for_launch_before();
-  prepare<OUT>(work);
   const int first_row =
       consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
-  const PlaceFinder finder = PlaceFinder::of(work);
+  PlaceFinder finder;
+  LaneDepth depth;
+  if constexpr (kFindsEarly) {
+    finder = PlaceFinder::of(work);
+    depth = LaneDepth::of(a);
+  }
+  wait_for_launch_before();
+  prepare<OUT>(work);
+  if (consumer >= kMultiplies) {
+    write_table<OUT, kMultiplies>(work);
+    sync_consumers();
+  }
+  if constexpr (!kFindsEarly) {
+    finder = PlaceFinder::of(work);
+    depth = LaneDepth::of(a);
+  }
+  PixelPlaces places = finder.find(work.first_tile * kTileM + first_row);
+  Epilogue epilogue(work, first_row);
   const FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
-  const LaneDepth depth = LaneDepth::of(a);
-  Epilogue epilogue = Epilogue::of(work, first_row);
 
   u32 leader = threadIdx.x % 32 == 0;
   hold(leader);
   Stage stage;
   Fragments fragments;
-  PixelPlaces places = finder.find(work.first_tile * kTileM + first_row);
   const auto take = [&] {
     take_patch(work, stage, places, depth, leader != 0, fragments);
     stage.advance(a);
@@ -210,6 +228,7 @@ __device__ void consume(const Work& work, int consumer) {
     if constexpr (!kRoomy) take();
     Sums sums;
     fragments.multiply(filters, sums);
+    if (consumer < kMultiplies && tile == work.first_tile) sync_consumers();  // for the table
     const u32 border[2] = {places.border[0], places.border[1]};
     tile += work.walkers;
     more = tile < static_cast<int>(a.pixel_tiles);
@@ -226,11 +245,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_rows(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, shared_address(dynamic));
-  if (threadIdx.x < a.stages) {
-    init_barrier(work.shared + Layout::kFull + 8 * threadIdx.x, kProducers);
-    init_barrier(work.shared + Layout::kEmpty + 8 * threadIdx.x, 4 * CONSUMERS);
-  }
-  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kCopied, 1);
+  init_barriers<Layout>(a, work.shared, kProducers, 4 * CONSUMERS);
   __syncthreads();
 
   // The same in all lanes, and known to be.

@@ -29,29 +29,28 @@ struct BitsEpilogue {
   ByteExchange exchange;
   WordMasks masks[kGroups];  // (of kRoomy)
 
-  static __device__ BitsEpilogue of(const Work& work, int first_row) {
+  // Once the channels' constants are there.
+  __device__ BitsEpilogue(const Work& work, int first_row) {
     const WgmmaArguments& a = work.a;
     const int lane = threadIdx.x % 4;
     const int half = kBothRows ? lane / kWords : 0;
-    const i64 pixel = static_cast<i64>(work.first_tile) * kTileM + first_row + 8 * half;
-    BitsEpilogue epilogue;
-    epilogue.table = work.shared + Layout::kTable + lane * 16;
-    epilogue.out = static_cast<u32*>(a.out) + pixel * row_words(a) +
-                   work.channels.first / kWordBits + lane % kWords;
-    epilogue.left = half < 2 ? static_cast<int>(a.batch * a.out_height * a.out_width - pixel) : 0;
-    epilogue.exchange = ByteExchange::of(lane);
-    hold(epilogue.table);
-    hold(epilogue.exchange.of_two);
-    hold(epilogue.exchange.of_four);
+    const int pixel = work.first_tile * kTileM + first_row + 8 * half;
+    table = work.shared + Layout::kTable + lane * 16;
+    out = static_cast<u32*>(a.out) + static_cast<i64>(pixel) * row_words(a) +
+          work.channels.first / kWordBits + lane % kWords;
+    left = half < 2 ? static_cast<int>(a.batch * a.out_height * a.out_width) - pixel : 0;
+    exchange = ByteExchange::of(lane);
+    hold(table);
+    hold(exchange.of_two);
+    hold(exchange.of_four);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
-      if constexpr (kRoomy) epilogue.masks[group] = WordMasks::load(work.shared, group * kWords);
+      if constexpr (kRoomy) masks[group] = WordMasks::load(work.shared, group * kWords);
     }
-    return epilogue;
   }
 
-  static __device__ i64 row_words(const WgmmaArguments& a) {
-    return (a.out_channels + kWordBits - 1) / kWordBits;
+  static __device__ int row_words(const WgmmaArguments& a) {
+    return (static_cast<int>(a.out_channels) + kWordBits - 1) / kWordBits;
   }
 
   __device__ void store_word(const Work& work, int half, int group, u32 below) const {

@@ -82,27 +82,23 @@ struct FilterColumns {
   static constexpr int kSide = 4;
   static constexpr int kRounds = (kSteps + kSide - 1) / kSide;
 
-  StepWords steps[kRounds];
-
   // Of neighbouring columns, every second has a channel 8 further, which falls into the same banks.
   static __device__ int step_at(int round) {
     return round * kSide + (threadIdx.x % 32 / 8 ^ threadIdx.x % 8 / 2);
   }
 
-  __device__ void load(const Work& work, int column) {
+  // Their steps go to the filters, and their bits, counted.
+  static __device__ void arrange(const Work& work, int column) {
     const int channel = column_of(column);  // (its own inverse)
     const u32 filter = work.shared + work.layout.copies + channel * (kTaps * kPixelBytes);
+    const u32 to = work.shared + work.layout.filters + column * kChunkBytes;
+    const u32 counted = work.shared + Layout::kCounted + 4 * channel;
+    StepWords steps[kRounds];
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       steps[round].load(filter, step_at(round), channel < work.channels.count,
                         StepWords::kSwaps && column % 2 != 0);
     }
-  }
-
-  // And their bits, counted.
-  __device__ void store(const Work& work, int column) {
-    const u32 to = work.shared + work.layout.filters + column * kChunkBytes;
-    const u32 counted = work.shared + Layout::kCounted + 4 * column_of(column);
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const int step = step_at(round);
@@ -128,13 +124,15 @@ struct FilterColumns {
   }
 };
 
-// Of the channels of all taps: whatever the tails of the activations hold does not count.
+// Of the channels of all taps: whatever the tails of the activations hold does not count. From the
+// last thread on, as write_parts takes the first.
 __device__ inline void write_ones(const Work& work) {
   constexpr int kOnes = kColumns - TILE_N;
-  const u32 mask = tail_mask(work.a.group_channels);
+  const u32 mask = MASKED ? tail_mask(work.a.group_channels) : ~0u;
   const u32 to = work.shared + work.layout.filters + TILE_N * kChunkBytes;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kOnes * kChunks; i += kConsumerThreads) {
+  for (int i = kConsumerThreads - 1 - static_cast<int>(threadIdx.x); i < kOnes * kChunks;
+       i += kConsumerThreads) {
     const int chunk = i / kOnes;
     u32 words[kChunkWords];
 #pragma unroll
@@ -223,14 +221,17 @@ struct CountedRows {
   }
 };
 
-template <class Out>
+// By all consumers but the first few, which have to meet then.
+template <class Out, int Others>
 __device__ inline void write_table(const Work& work) {
+  constexpr int kFirst = kWarpgroup * Others;
   constexpr int kPairs = TILE_N / 2;
   const int column_classes = Layout::column_classes(work.a);
   const int row_classes = Layout::row_classes(work.a);
   const int first_rows = static_cast<int>(work.a.cut_first_rows);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < column_classes * kPairs; i += kConsumerThreads) {
+  for (int i = static_cast<int>(threadIdx.x) - kFirst; i < column_classes * kPairs;
+       i += kConsumerThreads - kFirst) {
     const int column_class = i / kPairs;
     const int channel = i % kPairs * 2;
     const CountedRows counted = CountedRows::of(work, column_class, channel);
@@ -263,20 +264,16 @@ __device__ inline void prepare_places(const Work& work) {
   write_spots(work);
 }
 
-// By the consumers. A block's code runs cold here, so that a loop is faster than unrolled code.
+// What the products read, by the consumers. A block's code runs cold here, so that a loop is faster
+// than unrolled code.
 template <class Out>
 __device__ inline void prepare_filters(const Work& work) {
   write_all_constants<Out>(work);
   wait_barrier(work.shared + Layout::kCopied, 0);
 #pragma unroll 1
   for (int i = threadIdx.x / 32; i < FilterColumns::kBlocks; i += FilterColumns::kWarps) {
-    const int column = i * 8 + threadIdx.x % 8;
-    FilterColumns filters;
-    filters.load(work, column);
-    filters.store(work, column);
+    FilterColumns::arrange(work, i * 8 + threadIdx.x % 8);
   }
   publish_to_products();
-  sync_consumers();
-  write_table<Out>(work);
   sync_consumers();
 }

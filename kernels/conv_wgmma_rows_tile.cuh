@@ -22,6 +22,7 @@
 
 struct WgmmaArguments : ConvArguments {
   i64 channel_tiles;
+  i64 channel_tiles_inverse;
   i64 pixel_tiles;
   i64 walkers;      // blocks with the same channels
   i64 step_pixels;  // from a tile of a block to its next
@@ -183,11 +184,13 @@ struct Work {
   u32 shared;  // address of the dynamic shared memory
 
   static __device__ Work of(const WgmmaArguments& a, u32 shared) {
-    const int channel_tiles = static_cast<int>(a.channel_tiles);
+    const int block = static_cast<int>(blockIdx.x);
+    const int walker = divide_small(block, a.channel_tiles_inverse);
+    const int channel_tile = block - walker * static_cast<int>(a.channel_tiles);
     return {a,
-            Channels::at(0, static_cast<int>(blockIdx.x) % channel_tiles, a.out_channels),
+            Channels::at(0, channel_tile, a.out_channels),
             Layout::of(a),
-            static_cast<int>(blockIdx.x) / channel_tiles,
+            walker,
             static_cast<int>(a.walkers),
             shared};
   }

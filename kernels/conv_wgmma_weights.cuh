@@ -252,17 +252,20 @@ __device__ inline void begin_counting(const WgmmaArguments& a, u32 counted) {
   }
 }
 
-// The table of border classes, by all consumers once the filters are there. Loops, not unrolled
-// code: what runs once comes from memory an instruction after the other.
-template <class Out>
+// The table of border classes, by all consumers but the first few once the filters are there; then
+// consumers have to meet. Loops, not unrolled code: what runs once comes from memory an instruction
+// after the other.
+template <class Out, int Others = 0>
 __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
+  static_assert(Others == 0 || kThroughRegisters);
   if constexpr (!kThroughRegisters) count_taps(a, layout, dynamic);
+  constexpr int kFirst = kWarpgroup * (1 + Others);
   constexpr int kPairs = TILE_N / 2;
   const int column_classes = Layout::column_classes(a);
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < Layout::classes(a) * kPairs;
-       i += kConsumerThreads) {
+  for (int i = static_cast<int>(threadIdx.x) - kFirst; i < Layout::classes(a) * kPairs;
+       i += kThreads - kFirst) {
     const int border = i / kPairs;
     const int channel = i % kPairs * 2;
     const int row_class = divide_small(border, a.column_classes_inverse);
@@ -272,7 +275,6 @@ __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout
     write_entries<Out>(shared + Layout::kTable + border * Layout::kClassBytes, channel, counted,
                        shared + Layout::kThreshold);
   }
-  sync_consumers();
 }
 
 // The columns that count the activations: all bits that a filter may have, so that whatever else a

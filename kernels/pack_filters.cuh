@@ -5,7 +5,7 @@
 #include "elements.cuh"
 #include "pack.cuh"
 
-constexpr int kTapsAtOnce = 8;  // loads in flight
+constexpr int kTapsAtOnce = 9;  // loads in flight: a 3x3 kernel's
 
 __device__ inline void pack_filters(const PackArguments& a, i64 block) {
   const int lane = threadIdx.x % 32;
@@ -22,7 +22,6 @@ __device__ inline void pack_filters(const PackArguments& a, i64 block) {
   const auto element =
       ElementType::of(a.filter_element_bytes, a.filter_infinity, a.filter_minus_zero);
 
-  u32 mine = 0;  // the word of tap `lane`, of every 32
   int row = 0;
   int column = 0;
 #pragma unroll 1
@@ -30,8 +29,7 @@ __device__ inline void pack_filters(const PackArguments& a, i64 block) {
     u32 values[kTapsAtOnce];
 #pragma unroll
     for (int i = 0; i < kTapsAtOnce; ++i) {
-      // Past the last tap, the first again.
-      if (row >= a.filter_rows) row = 0;
+      if (first + i >= taps) break;
       values[i] = element.load(a.filters,
                                start + row * a.filter_stride_row + column * a.filter_stride_column);
       if (++column == columns) {
@@ -39,15 +37,16 @@ __device__ inline void pack_filters(const PackArguments& a, i64 block) {
         ++row;
       }
     }
+    u32 mine = 0;  // the word of tap first + lane
 #pragma unroll
     for (int i = 0; i < kTapsAtOnce; ++i) {
+      if (first + i >= taps) break;
       const u32 set = __ballot_sync(kAllLanes, exists && element.is_nonnegative(values[i]));
-      if ((first + i) % 32 == lane) mine = set;
+      if (i == lane) mine = set;
     }
-    const int done = first + kTapsAtOnce;
-    if (done % 32 == 0 || done >= taps) {
-      const int tap = (done - 1) / 32 * 32 + lane;
-      if (tap < taps && tap < done) a.filter_bits[(filter * taps + tap) * words + word] = mine;
+    const int tap = first + lane;
+    if (lane < kTapsAtOnce && tap < taps) {
+      a.filter_bits[(filter * taps + tap) * words + word] = mine;
     }
   }
 }

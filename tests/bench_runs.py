@@ -39,12 +39,11 @@ def made_up_result() -> Result:
     layer = work.conv_work(ConvCase("s1", "layer", 256, 64, 56, 64).geometry, *["packed"] * 3, "b1")
     rows = [
         Row("conv2d-bf16", False, 2 * 10**8, 10**11, "bf16", 100.0, 99.0, 102.0, 50, 10, 10**9),
-        Row(
-            "packed-to-packed", True, layer.bytes, layer.ops, "b1", 20.0, 19.0, 22.0, 50, 40, 10**9
-        ),
+        Row("packed-to-packed", True, layer.bytes, layer.ops, "b1", 20.0, 19.0, 22.0, 50, 40),
         Row("packed-to-float", True, error="RuntimeError: no | kernel"),
     ]
     pack = [Row("pack", True, 4 * 10**8, 0, "none", 125.0, 124.0, 126.0, 50, 20, 10**9)]
+    rows[1] = dataclasses.replace(rows[1], rotated_bytes=10**9, clock_mhz=1950.0)
     ceilings = [Ceiling("copy", 4e12, "made up"), Ceiling("b1", 10e15, "made up")]
     groups = [
         Group("s1", "layer", "256,64,56x56 -> 64, 3x3", None, None, rows),

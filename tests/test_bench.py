@@ -19,6 +19,7 @@ from binop import bench
 from binop.bench import (
     command,
     contenders,
+    device_load,
     gate,
     graph_clock,
     measure,
@@ -127,10 +128,13 @@ def test_groups_are_measured_when_they_are_named():
 
 def test_results_of_groups_have_blocks_of_their_own():
     default = cases("cuda")
-    assert command._suffix(default[:2], default, False) == ""
-    assert command._suffix(select("cuda", ["batch8"], False), default, False) == "-more"
-    assert command._suffix(select("cuda", ["batch8", "s1"], False), default, False) == ""
-    assert command._suffix(cases("cuda", networks=True), default, True) == "-networks"
+    groups_alone, mixed = (select("cuda", names, False) for names in (["batch8"], ["batch8", "s1"]))
+    assert command._suffix(default[:2], default, False, False) == ""
+    assert command._suffix(groups_alone, default, False, False) == "-more"
+    assert command._suffix(mixed, default, False, False) == ""
+    assert command._suffix(cases("cuda", networks=True), default, True, False) == "-networks"
+    assert command._suffix(default[:2], default, False, True) == "-sustained"
+    assert command._suffix(groups_alone, default, False, True) == "-more-sustained"
 
 
 @pytest.mark.parametrize("pad_value", [-1, 0, 1])
@@ -234,6 +238,9 @@ def test_tables(result: Result):
         "|---|---|---|---|---|",
         "| s1 | 256,64,56x56 -> 64, 3x3 | 100 | 20.0 (5.00x, 30%) | failed |",
     ]
+    clocks = tables.TABLES["clocks"](result)
+    assert clocks.rows[0][2:] == ["100", "20.0 (5.00x, 1950 MHz)", "failed"]
+    assert [row[-1] for row in tables.TABLES["full"](result).rows] == ["-", "1950", "-", "-"]
     assert tables.TABLES["pack"](result).rows[0][4:] == ["125", "3200", "80%"]
     assert r"RuntimeError: no \| kernel" in writers.markdown(tables.TABLES["full"](result))
     assert ["driver", "unknown"] in tables.TABLES["provenance"](result).rows
@@ -308,6 +315,7 @@ def test_usage_errors_name_what_is_wanted(
         (["--plots", "x"], "pip install 'binop[bench]'"),
         (["--check"], "expected --readme README FILE"),
         (["--device", "cpu", "--contenders", "nobody"], "got nobody"),
+        (["--device", "cpu", "--sustained"], "--sustained: expected a CUDA device, got cpu"),
         (["--render", "/nonexistent.json"], "/nonexistent.json"),
     ):
         assert bench.run(options(*arguments)) == 2
@@ -370,6 +378,24 @@ def test_cuda_run(monkeypatch: pytest.MonkeyPatch):
         group = run_group(monkeypatch, tiny_plan(case, "cuda"))
         assert [row.error for row in group.rows] == [None] * len(group.rows)
         assert all(row.rotated_bytes > 0 and row.calls_per_sample > 1 for row in group.rows)
+        # Between idle and the fastest that any GPU runs at.
+        assert all(200 < row.clock_mhz < 5000 for row in group.rows)
+
+
+def test_a_sustained_sample_repeats_its_graph_before_and_in_it():
+    replayed: list[None] = []
+    load = device_load.Sustained.of(0.1)
+    assert load.replays == 3
+    load.lead_in(partial(replayed.append, None))
+    assert len(replayed) == 3
+    assert device_load.Sustained.of(20.0).replays == 1
+
+
+@pytest.mark.cuda
+def test_sustained_run(monkeypatch: pytest.MonkeyPatch):
+    names = ["conv2d-bf16", "packed-to-packed"]
+    group = run_group(monkeypatch, tiny_plan(TINY, "cuda", sustained=True, names=names))
+    assert [row.error for row in group.rows] == [None, None]
 
 
 @pytest.mark.cuda

@@ -259,6 +259,7 @@ def plan_wgmma_rows(
     stages = min(memory.stages(device.block_shared_bytes), max(_MIN_STAGES, rounds))
     sizes = conv_sizes(geometry, call) | {
         "channel_tiles": channel_tiles,
+        "channel_tiles_inverse": inverse(channel_tiles),
         "pixel_tiles": _pixel_tiles(geometry, tile),
         "walkers": walkers,
         "step_pixels": walkers * tile.pixels,

@@ -19,26 +19,27 @@ class Sample(Protocol):
     rotated_bytes: int | None
 
     def launch(self) -> None:
-        """Starts the run. Its time may be read after the clock's ``wait``."""
+        """Starts the run, such that nothing that ran before bears on it. Its time may be read
+        after the clock's ``wait``."""
 
     def seconds(self) -> float:
         """Time of one call in the last run."""
+
+    def megahertz(self) -> float | None:
+        """The device's clock at the end of the last run; None where it is not known."""
 
     def rehearse(self) -> Sequence[Tensor]:
         """Runs once, untimed, over poisoned outputs; some outputs as the timed runs write them."""
 
 
 class Clock(Protocol):
-    """Makes samples, and frames a round of them."""
+    """Makes samples, and waits for them."""
 
     # The last-level cache that repeated calls must not profit from; 0 where nothing is done.
     cache_bytes: int
 
     def prepare(self, calls: Sequence[Call]) -> Sample:
         """Warms up and settles how many calls a sample takes."""
-
-    def begin_round(self) -> None:
-        """To be called before the first launch of a round."""
 
     def wait(self) -> None:
         """Returns when every launch is done."""
@@ -67,6 +68,9 @@ class WallSample:
 
     def seconds(self) -> float:
         return self._seconds
+
+    def megahertz(self) -> None:
+        return None
 
     def rehearse(self) -> Sequence[Tensor]:
         return [self._calls[-1]()]
@@ -100,9 +104,6 @@ class WallClock:
             if count == self._most_calls or sample.seconds() * count >= self._batch_seconds:
                 return sample
             count = min(2 * count, self._most_calls)
-
-    def begin_round(self) -> None:
-        pass
 
     def wait(self) -> None:
         if self._synchronize is not None:

@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--cold", action="store_true", help="rotate the inputs past the GPU's cache, too"
     )
+    what.add_argument(
+        "--sustained",
+        action="store_true",
+        help="on CUDA: let each contender run 0.3 s before each sample, which takes as long, so "
+        "that power limits its clock as in use (default: the clock after a rest)",
+    )
     what.add_argument("--seed", type=int, help="of the random inputs (default: a fresh one)")
     where = parser.add_argument_group("where to put it")
     where.add_argument(
@@ -245,11 +251,13 @@ def _tune(options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _suffix(chosen: Sequence[Case], default: Sequence[Case], networks: bool) -> str:
-    """Of a result's name: networks and groups of cases have README blocks of their own."""
-    if networks:
-        return "-networks"
-    return "-more" if not set(chosen) & set(default) else ""
+def _suffix(
+    chosen: Sequence[Case], default: Sequence[Case], networks: bool, sustained: bool
+) -> str:
+    """Of a result's name: networks, groups of cases and other loads have README blocks of their
+    own."""
+    of_cases = "-networks" if networks else "" if set(chosen) & set(default) else "-more"
+    return of_cases + ("-sustained" if sustained else "")
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -258,6 +266,8 @@ def _measure(options: argparse.Namespace) -> int:
     from binop.bench import cases, contenders, gate, machine, measure
 
     device = torch.device(_device_type(options))
+    if options.sustained and device.type != "cuda":
+        raise ValueError(f"--sustained: expected a CUDA device, got {device}")
     chosen = cases.select(device.type, options.cases, options.quick, options.networks)
     contenders.require_names(device.type, options.contenders)
     plan = measure.Plan(
@@ -269,16 +279,20 @@ def _measure(options: argparse.Namespace) -> int:
         names=options.contenders,
         cold=options.cold,
         autotune=options.autotune,
+        sustained=options.sustained,
     )
     facts = machine.describe(device)
     now = datetime.datetime.now(datetime.timezone.utc)
-    name = slug(facts["device"]) + _suffix(chosen, cases.cases(device.type), options.networks)
+    default = cases.cases(device.type)
+    suffix = _suffix(chosen, default, options.networks, options.sustained)
+    name = slug(facts["device"]) + suffix
     out = options.out or Path("benchmarks", "results", f"{name}-{now:%Y-%m-%d}.json")
     conditions = machine.commit(options.commit) | {
         "seed": plan.seed,
         "conv_inputs": "rotated past the cache" if plan.cold else "one set, may stay in the cache",
         "quick": options.quick,
         "autotune": options.autotune,
+        "sustained": options.sustained,
     }
     # What a run that is killed leaves; hidden, as it is no result.
     partial_out = out.with_name(f".{out.stem}.partial.json")

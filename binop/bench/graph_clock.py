@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from binop.bench.clocks import Call
+from binop.bench.device_load import ClockProbe, Load, Rest, Sustained
 
 _WARM_UP_CALLS = 3
 _TRIAL_CALLS = 4
@@ -25,10 +26,6 @@ _MOST_OUTPUT_BYTES = 2**32
 _LONGEST_SAMPLE_SECONDS = 50e-3
 # Outputs must fill the cache this often over, so that none is found there on its next turn.
 _CACHE_TURNS = 2
-# Copied before each round (about 0.5 ms on an H200): the device stays behind the host, and no
-# event waits for a launch.
-_BALLAST_BYTES = 2**28
-_BALLAST_COPIES = 4
 
 
 def calls_per_graph(
@@ -68,10 +65,15 @@ def _capture(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> Iterator
 
 
 class GraphSample:
-    """A run of calls captured in one graph, with every output alive: each has its own memory."""
+    """A run of calls captured in one graph, with every output alive: each has its own memory. It
+    is replayed under a load, as often as that wants."""
 
-    def __init__(self, calls: Sequence[Call], count: int, stream: torch.cuda.Stream) -> None:
+    def __init__(
+        self, calls: Sequence[Call], count: int, stream: torch.cuda.Stream, load: Load
+    ) -> None:
         self.calls = count
+        self._load = load
+        self._probe = ClockProbe()
         self._start = torch.cuda.Event(enable_timing=True)
         self._end = torch.cuda.Event(enable_timing=True)
         self._graph = torch.cuda.CUDAGraph()
@@ -83,42 +85,50 @@ class GraphSample:
         )
 
     def launch(self) -> None:
+        self._load.lead_in(self._graph.replay)
         self._start.record()
-        self._graph.replay()
+        for _ in range(self._load.replays):
+            self._graph.replay()
         self._end.record()
+        self._probe.launch()
 
     def seconds(self) -> float:
-        return self._start.elapsed_time(self._end) * 1e-3 / self.calls
+        calls = self.calls * self._load.replays
+        return self._start.elapsed_time(self._end) * 1e-3 / calls
+
+    def megahertz(self) -> float:
+        return self._probe.megahertz()
 
     def rehearse(self) -> Sequence[Tensor]:
         for output in self._outputs:
             output.fill_(math.nan if output.is_floating_point() else 0x55)
-        self.launch()
+        self._graph.replay()
         torch.cuda.synchronize()
         return self._outputs[:: max(1, len(self._outputs) - 1)]
 
 
 class GraphClock:
-    """Captures samples on a stream of its own and replays them on the current one."""
+    """Captures samples on a stream of its own and replays them on the current one: each after a
+    rest, or ``sustained``."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, sustained: bool = False) -> None:
+        self._sustained = sustained
         self.cache_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
         self._stream = torch.cuda.Stream(device)
-        self._ballast = torch.zeros((2, _BALLAST_BYTES), dtype=torch.uint8, device=device)
 
     def prepare(self, calls: Sequence[Call]) -> GraphSample:
         output = self._warm_up(calls)
         output_bytes = output.numel() * output.element_size()
         del output
-        trial = GraphSample(calls, _TRIAL_CALLS, self._stream)
+        trial = GraphSample(calls, _TRIAL_CALLS, self._stream, Rest())
         trial.rehearse()  # The first replay also uploads the graph.
-        self.begin_round()
         trial.launch()
         self.wait()
         seconds = trial.seconds()
         del trial
         count = calls_per_graph(seconds, output_bytes, self.cache_bytes, len(calls))
-        return GraphSample(calls, count, self._stream)
+        load = Sustained.of(count * seconds) if self._sustained else Rest()
+        return GraphSample(calls, count, self._stream, load)
 
     def _warm_up(self, calls: Sequence[Call]) -> Tensor:
         """Compiles, picks algorithms and allocates workspaces where the capture will run."""
@@ -129,10 +139,6 @@ class GraphClock:
                     output = call()
         torch.cuda.synchronize()
         return output
-
-    def begin_round(self) -> None:
-        for _ in range(_BALLAST_COPIES):
-            self._ballast[0].copy_(self._ballast[1])
 
     def wait(self) -> None:
         torch.cuda.synchronize()

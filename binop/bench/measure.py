@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ _HOST_CALLS = 20
 class Plan:
     """What to measure: ``repeats`` rounds a case, fewer if they take over ``seconds``. ``names``
     limits the contenders; ``cold`` keeps the inputs of convolutions out of the cache as well;
-    ``autotune`` lets Inductor try kernels for networks."""
+    ``autotune`` lets Inductor try kernels for networks; ``sustained`` lets each contender run for
+    a while before its samples, which take as long."""
 
     device: torch.device
     cases: Sequence[Case]
@@ -40,6 +41,7 @@ class Plan:
     names: Sequence[str] | None = None
     cold: bool = False
     autotune: bool = False
+    sustained: bool = False
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Entry:
     recipe: Recipe
     contender: Contender | None = None
     sample: Sample | None = None
-    times: list[float] | None = None
+    times: list[float] = field(default_factory=list)
+    clocks: list[float] = field(default_factory=list)
     error: str | None = None
     kernels: list[dict[str, Any]] | None = None
 
@@ -73,7 +76,7 @@ def run(
     with torch.no_grad(), _autotuned_cudnn():
         for threads in _thread_counts(plan.device):
             with _threads(threads):
-                clock = _device_clock(plan.device)
+                clock = _device_clock(plan)
                 suffix = threads_suffix(threads)
                 report(f"ceilings{suffix}")
                 limits += ceilings.measure(clock, plan.device, threads)
@@ -112,8 +115,10 @@ def _autotuned_cudnn() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _device_clock(device: torch.device) -> Clock:
-    return GraphClock(device) if device.type == "cuda" else WallClock()
+def _device_clock(plan: Plan) -> Clock:
+    if plan.device.type == "cuda":
+        return GraphClock(plan.device, plan.sustained)
+    return WallClock()
 
 
 def _clock_for(case: Case, device: torch.device, clock: Clock) -> Clock:
@@ -195,7 +200,6 @@ def take_turns(entries: Sequence[Entry], clock: Clock, repeats: int, seconds: fl
     for turn in range(repeats):
         running = [entry for entry in entries if entry.sample is not None]
         first = turn % max(1, len(running))
-        clock.begin_round()
         for entry in running[first:] + running[:first]:
             with _reported(entry):
                 assert entry.sample is not None
@@ -204,7 +208,10 @@ def take_turns(entries: Sequence[Entry], clock: Clock, repeats: int, seconds: fl
             with _reported(entry):
                 clock.wait()
                 if entry.sample is not None:
-                    entry.times = [*(entry.times or []), entry.sample.seconds()]
+                    entry.times.append(entry.sample.seconds())
+                    megahertz = entry.sample.megahertz()
+                    if megahertz is not None:
+                        entry.clocks.append(megahertz)
         if turn + 1 >= _FEWEST_ROUNDS and time.perf_counter() - start > seconds:
             return
 
@@ -226,6 +233,7 @@ def _row(entry: Entry) -> Row:
         rounds=len(entry.times),
         calls_per_sample=entry.sample.calls,
         rotated_bytes=entry.sample.rotated_bytes,
+        clock_mhz=statistics.median(entry.clocks) if entry.clocks else None,
         kernels=entry.kernels,
     )
 

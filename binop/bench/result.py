@@ -29,6 +29,8 @@ class Row:
     calls_per_sample: int | None = None
     # Distinct output memory that a sample writes: under the cache size, outputs stay in cache.
     rotated_bytes: int | None = None
+    # Of the multiprocessors at the end of a sample, the median; on CUDA.
+    clock_mhz: float | None = None
     floor_us: float | None = None
     bound: str | None = None
     share_of_floor: float | None = None

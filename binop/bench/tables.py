@@ -19,20 +19,30 @@ _BRIEF = (
     "simulated-compiled",
     "packed-to-packed",
     "packed-to-float",
+    "layer",
     "float-to-float",
     "float-to-float-nchw",
 )
 
 
 def _layers(result: Result) -> Table:
-    return _brief(result, "layer", "Layers: us (speed-up over the peer, share of the floor)")
+    title = "Layers: us (speed-up over the peer, share of the floor)"
+    return _by_contender(result, "layer", title, _brief_cell)
 
 
 def _latency(result: Result) -> Table:
-    return _brief(result, "latency", "Latency, batch 1: us (speed-up, share of the floor)")
+    title = "Latency, batch 1: us (speed-up, share of the floor)"
+    return _by_contender(result, "latency", title, _brief_cell)
 
 
-def _brief(result: Result, kind: str, title: str) -> Table:
+def _clocks(result: Result) -> Table:
+    title = "Layers: us (speed-up over the peer, clock at the end of a sample)"
+    return _by_contender(result, "layer", title, _clock_cell)
+
+
+def _by_contender(
+    result: Result, kind: str, title: str, cell: Callable[[Row | None], str]
+) -> Table:
     groups = [group for group in result.groups if group.kind == kind]
     present = {row.contender for group in groups for row in group.rows}
     names = [name for name in _BRIEF if name in present]
@@ -40,22 +50,35 @@ def _brief(result: Result, kind: str, title: str) -> Table:
     rows = []
     for group in groups:
         by_name = {row.contender: row for row in group.rows}
-        cells = [_brief_cell(by_name.get(name)) for name in names]
+        cells = [cell(by_name.get(name)) for name in names]
         count = [str(group.threads)] if threads else []
         rows.append([group.case, group.shape, *count, *cells])
     return Table(title, ["case", "N,C,HxW -> O, kernel / stride", *threads, *names], rows)
 
 
 def _brief_cell(row: Row | None) -> str:
+    if row is None or not row.ours:
+        return _cell(row, [])
+    share = [] if row.share_of_floor is None else [percent(row.share_of_floor)]
+    return _cell(row, _speedup(row) + share)
+
+
+def _clock_cell(row: Row | None) -> str:
+    if row is None:
+        return _cell(row, [])
+    clock = [] if row.clock_mhz is None else [f"{number(row.clock_mhz)} MHz"]
+    return _cell(row, (_speedup(row) if row.ours else []) + clock)
+
+
+def _speedup(row: Row) -> list[str]:
+    return [] if row.speedup is None else [f"{number(row.speedup)}x"]
+
+
+def _cell(row: Row | None, notes: list[str]) -> str:
     if row is None:
         return "-"
     if row.median_us is None:
         return "failed"
-    notes = []
-    if row.ours and row.speedup is not None:
-        notes.append(f"{number(row.speedup)}x")
-    if row.ours and row.share_of_floor is not None:
-        notes.append(percent(row.share_of_floor))
     return f"{number(row.median_us)} ({', '.join(notes)})" if notes else number(row.median_us)
 
 
@@ -179,13 +202,13 @@ def _provenance(result: Result) -> Table:
 def _full(result: Result) -> Table:
     rows = [_full_row(group, row) for group in result.groups for row in group.rows]
     columns = ["case", "threads", "contender", "us", "quartiles", "speed-up", "rate"]
-    return Table("Every contender", [*columns, "of floor", "bound", "calls x rounds"], rows)
+    return Table("Every contender", [*columns, "of floor", "bound", "calls x rounds", "MHz"], rows)
 
 
 def _full_row(group: Group, row: Row) -> list[str]:
     head = [group.case, _threads(group), row.contender]
     if row.median_us is None or row.low_us is None or row.high_us is None:
-        return [*head, "failed", "-", "-", "-", "-", row.error or "", "-"]
+        return [*head, "failed", "-", "-", "-", "-", row.error or "", "-", "-"]
     return [
         *head,
         number(row.median_us),
@@ -195,6 +218,7 @@ def _full_row(group: Group, row: Row) -> list[str]:
         percent(row.share_of_floor) if row.share_of_floor is not None else "-",
         row.bound or "-",
         f"{row.calls_per_sample} x {row.rounds}",
+        number(row.clock_mhz) if row.clock_mhz is not None else "-",
     ]
 
 
@@ -208,6 +232,7 @@ TABLES: dict[str, Callable[[Result], Table]] = {
     "ceilings": _ceilings,
     "layers": _layers,
     "latency": _latency,
+    "clocks": _clocks,
     "pack": _pack,
     "overhead": _overhead,
     "mma": _mma,

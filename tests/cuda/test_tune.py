@@ -53,6 +53,9 @@ class MadeUpSample:
     def seconds(self) -> float:
         return self.time
 
+    def megahertz(self) -> None:
+        return None
+
     def rehearse(self) -> Sequence[torch.Tensor]:
         return [self.call()]
 
@@ -70,9 +73,6 @@ class MadeUpClock:
         kernel = self._launched[-1].kernel.entry
         self.samples.append((kernel, MadeUpSample(calls[0], self._times[kernel])))
         return self.samples[-1][1]
-
-    def begin_round(self) -> None:
-        pass
 
     def wait(self) -> None:
         pass
