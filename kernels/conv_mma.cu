@@ -10,6 +10,7 @@
 #else
 #include "conv_mma_in_step.cuh"
 #endif
+#include "overlap.cuh"
 
 constexpr int kBlocks = PRODUCERS > 0 ? 1 : kWarpsOfScheduler * 128 / kThreads;
 
@@ -17,6 +18,7 @@ constexpr int kBlocks = PRODUCERS > 0 ? 1 : kWarpsOfScheduler * 128 / kThreads;
 __device__ inline void set_up(const MmaArguments& a, const Block& block, u8* shared) {
   describe_chunks(a, at<Chunk>(shared, a.chunks_at));
   describe_taps(a, at<int>(shared, a.taps_at));
+  wait_for_launch_before();
   Channel<OUT>* channels = at<Channel<OUT>>(shared, a.channels_at);
 #pragma unroll 1
   for (int n = static_cast<int>(threadIdx.x); n < block.channels; n += kThreads) {

@@ -43,7 +43,7 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
       clear(sums);
     }
     multiply_stage(sums, operands, warp, shared_address(patch),
-                   shared_address(now.filters(a, shared)), step_count(a), NoTurns());
+                   shared_address(now.filters(a, shared)), step_count(a));
     const int first_pixel = now.tile * kTileM;
     now.advance(a);
     if (now.stage != 0) continue;

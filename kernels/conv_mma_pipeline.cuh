@@ -62,20 +62,6 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
   }
 }
 
-// Two consumers of a scheduler multiply a stage in turn, so that one of them stores, or loads its
-// first fragments, while the other has the tensor core to itself: when both multiplied at the same
-// time, both would also store at the same time. The first of them begins.
-struct Turns {
-  static constexpr int kApart = 4;
-  static_assert(kConsumers == 2 * kApart);
-
-  static __device__ int warp() { return warp_index(); }
-
-  __device__ bool is_first() const { return warp() < kApart; }
-  __device__ void take() const { sync_threads<64>(kTurnBarriers + warp()); }
-  __device__ void pass() const { arrive_threads<64>(kTurnBarriers + (warp() ^ kApart)); }
-};
-
 __device__ inline void consume(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
   static_assert(WARPS_K == 1);
   if (a.resident) load_all_filters(a, block, shared);
@@ -86,12 +72,10 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
   sync_consumers();
 
   const RingBarriers ring = RingBarriers::at(a, shared);
-  const Turns turns;
   const auto finish =
       Finish<OUT>::of(block, Warp::of_thread(), at<Channel<OUT>>(shared, a.channels_at));
   Operands operands = Operands::of(a, Warp::of_thread(), shared);
   Sums sums = {};
-  if (!turns.is_first()) turns.pass();
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     wait_barrier(ring.filled(now.slot), now.lap);
@@ -101,7 +85,7 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
       clear(sums);
     }
     multiply_stage(sums, operands, warp, shared_address(now.address(a, shared)),
-                   shared_address(now.filters(a, shared)), step_count(a), turns);
+                   shared_address(now.filters(a, shared)), step_count(a));
     arrive_warp(ring.used(now.slot));
     if (now.is_last_stage(a)) {
       const Row* rows = at<Row>(shared, a.rows_at) + now.turn * kTileM + warp.m * WARP_M;
@@ -109,7 +93,6 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
     }
     now.advance(a);
   }
-  if (turns.is_first()) turns.take();  // each turn that is passed is taken
 }
 
 __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block, Walk first,

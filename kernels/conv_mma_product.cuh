@@ -105,18 +105,12 @@ __device__ inline void multiply_and_load(Sums& sums, const Rows& a, Rows& next_a
   walk.advance();
 }
 
-__device__ inline void multiply_last(Sums& sums, const Rows& a, const Columns& b) {
-#pragma unroll
-  for (int pair = 0; pair < kProductsN / 2; ++pair) multiply_pair(sums, pair, a, b[pair]);
-}
-
-__device__ inline void multiply(Sums& sums, const Fragments& fragments) {
+__device__ inline void multiply(Sums& sums, const Rows& a, const Columns& b) {
 #pragma unroll
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
     for (int n = 0; n < kProductsN; ++n) {
-      multiply_bits(sums[i][n], fragments.a[i], fragments.b[n / 2][n % 2 * 2],
-                    fragments.b[n / 2][n % 2 * 2 + 1]);
+      multiply_bits(sums[i][n], a[i], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
     }
   }
 }
@@ -124,17 +118,9 @@ __device__ inline void multiply(Sums& sums, const Fragments& fragments) {
 // Whether there are registers for the next step's fragments; else other warps multiply meanwhile.
 constexpr bool kLoadsAhead = kWarpsOfScheduler == 2 || WARP_M * WARP_N <= 32 * 32;
 
-// Warps that multiply whenever they can.
-struct NoTurns {
-  __device__ void take() const {}
-  __device__ void pass() const {}
-};
-
-// Warps that share a part of the tile take every WARPS_K-th step. The first fragments come before
-// this warp's turn; it is over when the last products but a step's are issued.
-template <class Turns>
+// Warps that share a part of the tile take every WARPS_K-th step.
 __device__ inline void multiply_stage(Sums& sums, const Operands& operands, const Warp& warp,
-                                      u32 patch, u32 filters, int steps, const Turns& turns) {
+                                      u32 patch, u32 filters, int steps) {
   int left = (steps - warp.k + WARPS_K - 1) / WARPS_K;
   if (left <= 0) return;
   Steps walk = Steps::at(operands, patch, filters);
@@ -142,7 +128,6 @@ __device__ inline void multiply_stage(Sums& sums, const Operands& operands, cons
   if constexpr (PRODUCERS > 0) {
     Rows odd;
     walk.load(even);
-    turns.take();
 #pragma unroll 1
     for (; left > 2; left -= 2) {
       multiply_and_load(sums, even.a, odd, even.b, walk);
@@ -150,35 +135,28 @@ __device__ inline void multiply_stage(Sums& sums, const Operands& operands, cons
     }
     if (left == 2) {
       multiply_and_load(sums, even.a, odd, even.b, walk);
-      turns.pass();
-      multiply_last(sums, odd, even.b);
+      multiply(sums, odd, even.b);
     } else {
-      turns.pass();
-      multiply_last(sums, even.a, even.b);
+      multiply(sums, even.a, even.b);
     }
   } else if constexpr (kLoadsAhead) {
     Fragments odd;
     walk.load(even);
-    turns.take();
 #pragma unroll 1
     while (true) {
       if (left > 1) walk.load(odd);
-      if (left == 1) turns.pass();
-      multiply(sums, even);
+      multiply(sums, even.a, even.b);
       if (left == 1) return;
       if (left > 2) walk.load(even);
-      if (left == 2) turns.pass();
-      multiply(sums, odd);
+      multiply(sums, odd.a, odd.b);
       left -= 2;
       if (left <= 0) return;
     }
   } else {
-    turns.take();
 #pragma unroll 1
     for (; left > 0; --left) {
       walk.load(even);
-      if (left == 1) turns.pass();
-      multiply(sums, even);
+      multiply(sums, even.a, even.b);
     }
   }
 }

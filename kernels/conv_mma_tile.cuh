@@ -95,7 +95,6 @@ struct MmaArguments : ConvArguments {
 // Barriers by number, beside that of all threads.
 constexpr int kConsumerBarrier = 1;
 constexpr int kCopierBarrier = 2;
-constexpr int kTurnBarriers = 3;  // and on: one of each consumer
 
 __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsumerBarrier); }
 

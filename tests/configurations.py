@@ -25,6 +25,8 @@ from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.packing import word_count
 
 TILES = {
+    "dense": mma_tile.DENSE,
+    "steep": mma_tile.STEEP,
     "large": mma_tile.LARGE,
     "broad": mma_tile.BROAD,
     "tall": mma_tile.TALL,

@@ -56,7 +56,9 @@ class Tile:
         return self.pixels // 16 * (self.channels // 8)
 
 
-# With producers a scheduler has three warps, and a thread 168 registers.
+# With producers a scheduler has four warps and a thread 128 registers, or three and 168.
+DENSE = Tile(32, 64, 6, 2, producers=4)
+STEEP = Tile(32, 64, 12, 1, producers=4)
 LARGE = Tile(48, 64, 4, 2, producers=4)
 BROAD = Tile(48, 64, 2, 4, producers=4)  # 256 channels, of a patch described once
 TALL = Tile(48, 64, 8, 1, producers=4)  # 64 channels
@@ -65,7 +67,7 @@ NARROW = Tile(64, 64, 4, 1)  # 64 channels
 SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
-TILES = (LARGE, BROAD, TALL, WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
+TILES = (DENSE, STEEP, LARGE, BROAD, TALL, WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
 
 # 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
 # 8-bit ones, which takes registers that the large tiles do not have.

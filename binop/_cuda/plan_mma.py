@@ -156,4 +156,5 @@ def launch_candidate(candidate: Candidate, shared_bytes: int, device: Device) ->
         shared_bytes,
         in_order(CONV_SIZES, conv_sizes(geometry, call)) + in_order(MMA_SIZES, sizes),
         f"tensor cores: tiles of {tile.pixels} pixels and {tile.channels} channels, {kept}",
+        overlaps=True,
     )
