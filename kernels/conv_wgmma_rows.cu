@@ -178,10 +178,9 @@ __device__ inline void prepare(const Work& work) {
 #endif
 }
 
-#ifndef EARLYBITS
-#define EARLYBITS 0
-#endif
-constexpr bool kFindsEarly = EARLYBITS || !Channel<OUT>::kPacked;
+// Of floats before the launch before has ended: s1 is 2% faster. Bits are as much slower for it, as
+// registers fall out otherwise.
+constexpr bool kFindsEarly = !Channel<OUT>::kPacked;
 
 // The first consumer multiplies; the others make the table meanwhile.
 constexpr int kMultiplies = CONSUMERS > 1 ? 1 : 0;
