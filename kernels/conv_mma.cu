@@ -12,8 +12,6 @@
 #endif
 #include "overlap.cuh"
 
-constexpr int kBlocks = PRODUCERS > 0 ? 1 : kWarpsOfScheduler * 128 / kThreads;
-
 // What a block needs for all of its tiles.
 __device__ inline void set_up(const MmaArguments& a, const Block& block, u8* shared) {
   describe_chunks(a, at<Chunk>(shared, a.chunks_at));

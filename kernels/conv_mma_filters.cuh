@@ -141,13 +141,12 @@ __device__ inline void load_filters(const MmaArguments& a, const Block& block, c
   }
 }
 
-// The consumers load the filters that stay, as many of them as rows are dealt out to evenly.
+// The consumers load the filters that stay.
 __device__ inline void load_all_filters(const MmaArguments& a, const Block& block, u8* shared) {
-  constexpr int kLoaders = kConsumerThreads == 384 ? 256 : kConsumerThreads;
-  if (thread_index() >= kLoaders) return;
 #pragma unroll 1
   for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
-    load_filters<kLoaders>(a, block, at<Chunk>(shared, a.chunks_at), stage,
-                           shared + stage * static_cast<int>(a.filter_bytes), thread_index());
+    load_filters<kConsumerThreads>(a, block, at<Chunk>(shared, a.chunks_at), stage,
+                                   shared + stage * static_cast<int>(a.filter_bytes),
+                                   thread_index());
   }
 }

@@ -116,7 +116,7 @@ __device__ inline void multiply(Sums& sums, const Rows& a, const Columns& b) {
 }
 
 // Whether there are registers for the next step's fragments; else other warps multiply meanwhile.
-constexpr bool kLoadsAhead = kWarpsOfScheduler == 2 || WARP_M * WARP_N <= 32 * 32;
+constexpr bool kLoadsAhead = WARP_M * WARP_N <= 32 * 32;
 
 // Warps that share a part of the tile take every WARPS_K-th step.
 __device__ inline void multiply_stage(Sums& sums, const Operands& operands, const Warp& warp,

@@ -18,8 +18,8 @@ constexpr int kConsumerThreads = 32 * kConsumers;
 constexpr int kThreads = kConsumerThreads + 32 * PRODUCERS;
 constexpr int kCopiers = PRODUCERS > 0 ? 32 * PRODUCERS : kThreads;  // threads: the block's last
 static_assert((kCopiers & (kCopiers - 1)) == 0);
-// At once, as the sums leave registers for them.
-constexpr int kWarpsOfScheduler = WARP_M * WARP_N == 64 * 64 ? 2 : 4;
+// Of a multiprocessor, as the sums leave registers for them.
+constexpr int kBlocks = PRODUCERS > 0 ? 1 : 16 / kConsumers;
 constexpr int kProductsM = WARP_M / 16;  // matrix products of a warp, down and across
 constexpr int kProductsN = WARP_N / 8;
 constexpr int kChunkBytes = 16;  // of the depth: 128 bits; a matrix product takes two

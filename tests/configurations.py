@@ -25,13 +25,8 @@ from binop._cuda.plan_wgmma_rows import RowsTile
 from binop.packing import word_count
 
 TILES = {
-    "dense": mma_tile.DENSE,
-    "steep": mma_tile.STEEP,
     "large": mma_tile.LARGE,
-    "broad": mma_tile.BROAD,
     "tall": mma_tile.TALL,
-    "wide": mma_tile.WIDE,
-    "narrow": mma_tile.NARROW,
     "shallow": mma_tile.SHALLOW,
     "medium": mma_tile.MEDIUM,
     "small": mma_tile.SMALL,

@@ -50,7 +50,8 @@ WGMMA_SIZES = (
 # What conv_wgmma_rows takes after CONV_SIZES.
 WGMMA_ROWS_SIZES = (
     "channel_tiles", "channel_tiles_inverse", "pixel_tiles", "walkers", "step_pixels",
-    "step_words", "stages", "stage_bytes", "row_bytes", "pitch_bytes", "first_bytes", "inside_bytes", "image_rows", "by_image_rows",
+    "step_words", "stages", "stage_bytes", "row_bytes", "pitch_bytes", "first_bytes",
+    "inside_bytes", "image_rows", "by_image_rows",
     "by_out_width", "by_out_height", "by_plane", "step_rows", "skip_rows", "reach_rows",
     "window_rows", "reach_columns", "tap_rows_inverse", "tap_columns_inverse",
     "cut_first_rows", "cut_last_rows", "cut_first_columns",

@@ -23,10 +23,9 @@ _ALIGNMENT = 32  # of the table: lanes tell entries of 16 bytes apart by one bit
 
 # For the estimate, in cycles of a multiprocessor. Measured by themselves on an H200: 6 a matrix
 # product of a quarter multiprocessor, and about 24 bytes from the second-level cache (all
-# multiprocessors together 5.5 TB/s). The others but _STEP were fitted to 46 times of 3x3 layers on
-# one H200 (2026-11-24; 64 to 1,024 channels, large batches, bits and bfloat16, tiles of 64 x 64,
-# 48 x 64 and 32 x 64 sums a warp): those of the tiles here are met to 11%, and the lowest estimate
-# of a layer is that of its lowest time.
+# multiprocessors together 5.5 TB/s). The next but _STEP were fitted to 46 times of 3x3 layers on
+# one H200 (2026-11-24; 64 to 1,024 channels, large batches, bits and bfloat16, tiles without
+# producers), which are met to 11%.
 _PRODUCT = 6
 _CACHE_BYTES = 24
 # Shared by the blocks of a multiprocessor: an output of each of 128 lanes, with all else that is
@@ -40,17 +39,16 @@ _OUTPUT_WAIT = 8
 _START = 18000
 # Judged: a step's loads, where a scheduler has too few warps to multiply meanwhile.
 _STEP = 80
-# Of shared memory, a cycle.
-_SHARED_BYTES = 128
-# Judged, of tiles with producers: from one consumer's products of a stage to those of the other of
-# its scheduler; and what producers do for a stage, for an entry of each of their threads in it
-# (find, count), for each of its copies, and for a pixel of each (describe, add up).
-_TURN = 60
-_PRODUCED_STAGE = 500
-_ENTRY = 150
-_COPY = 40
-_PIXEL = 250
-_DELAYED = 0.1  # of what is done at the same time as something longer
+# Of tiles with producers, fitted to 22 times of 3x3 layers on one H200 (2026-11-30; tiles of 192 x
+# 128 and 384 x 64, 1 to 8 stages), which are met to 10%. Consumers: a stage's start and end; a float
+# of 128 lanes. Producers: a stage; a copy of an entry of each of their threads, with all that is
+# done with it; a pixel of each.
+_CONSUMED_STAGE = 690
+_STORED_FLOAT = 17
+_PRODUCED_STAGE = 600
+_PRODUCED_COPY = 315
+_PRODUCED_PIXEL = 820
+_DELAYED = 0.35  # of those that need less time than the others: they share the schedulers
 
 
 @dataclass(frozen=True)
@@ -191,42 +189,27 @@ class Candidate:
         )
         copied = self.stages * (self.patch_bytes + (0 if self.resident else self.filter_bytes))
         copies = copied / _CACHE_BYTES
-        per_output = _OUTPUT if self.call.out == "bits" else _OUTPUT + _FLOAT
-        stored = outputs / 128 * per_output
         # What must have come before the first product.
         first = blocks * self.filter_bytes * (self.stages if self.resident else 1) / _CACHE_BYTES
         if self.tile.producers:
-            of_tile = self._side_by_side(products, stored, copied)
-            return _START + first + of_tile + tiles * of_tile  # (the pipe has to fill)
-        shared = products + blocks * (copies + stored)
+            of_tile = self._side_by_side(products) + (0 if self.resident else copies)
+            return _START + first + tiles * of_tile
+        per_output = _OUTPUT if self.call.out == "bits" else _OUTPUT + _FLOAT
+        shared = products + blocks * (copies + outputs / 128 * per_output)
         in_turn = self.stages * _STAGE + outputs / self.tile.threads * _OUTPUT_WAIT
         return _START + first + tiles * (shared + in_turn)
 
-    def _side_by_side(self, products: float, stored: float, copied: int) -> float:
-        """Cycles a tile, where producers and two consumers a scheduler work at the same time: what
-        takes the longest of the tensor cores, one consumer, the producers, the cache and shared
-        memory, and some of what the others take."""
+    def _side_by_side(self, products: float) -> float:
+        """Cycles a tile of consumers and producers, who work at the same time."""
         copiers = self.tile.copiers
+        floats = 0 if self.call.out == "bits" else self.tile.pixels * self.tile.channels
+        consumed = products + self.stages * _CONSUMED_STAGE + floats / 128 * _STORED_FLOAT
         words = self.stage_planes * CHUNK_WORDS
         if self.patch.fold > 1:
             words = self.patch.fold * word_count(self.geometry.group_channels)
-        of_entry = _ENTRY + divide_up(words, self.copy_words) * _COPY
-        multiplied = products + 2 * self.stages * _TURN
-        consumed = products / 2 + stored
+        copies = divide_up(self.patch.entries, copiers) * divide_up(words, self.copy_words)
         produced = (
-            self.stages * (_PRODUCED_STAGE + divide_up(self.patch.entries, copiers) * of_entry)
-            + divide_up(self.tile.pixels, copiers) * _PIXEL
+            self.stages * (_PRODUCED_STAGE + copies * _PRODUCED_COPY)
+            + divide_up(self.tile.pixels, copiers) * _PRODUCED_PIXEL
         )
-        all_parts = (
-            multiplied, consumed, produced, copied / _CACHE_BYTES, self._shared_memory(copied)
-        )  # fmt: skip
-        longest = max(all_parts)
-        return longest + _DELAYED * (sum(all_parts) - longest)
-
-    def _shared_memory(self, copied: int) -> float:
-        """Cycles a tile in which it moves bytes: fragments, patches (written, and read to be
-        counted), the table's entries."""
-        tile = self.tile
-        fragments = self.stages * self.steps * tile.warps * (tile.warp_pixels + tile.warp_channels)
-        entries = tile.pixels * tile.channels * (2 if self.in_pairs else 4)
-        return (fragments * 2 * CHUNK_BYTES + 2 * copied + entries) / _SHARED_BYTES
+        return max(consumed, produced) + _DELAYED * min(consumed, produced)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from binop._cuda.launches import Kernel
 
+_WARPS = 16  # of a multiprocessor at once, without producers: four a scheduler
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -44,11 +46,7 @@ class Tile:
     @property
     def blocks_per_multiprocessor(self) -> int:
         """As kBlocks of conv_mma.cu: what the registers allow."""
-        if self.producers:
-            return 1
-        sums = self.warp_pixels * self.warp_channels
-        warps_of_scheduler = 2 if sums == 64 * 64 else 4
-        return warps_of_scheduler * 128 // self.threads
+        return 1 if self.producers else _WARPS // self.warps
 
     @property
     def products(self) -> int:
@@ -56,18 +54,13 @@ class Tile:
         return self.pixels // 16 * (self.channels // 8)
 
 
-# With producers a scheduler has four warps and a thread 128 registers, or three and 168.
-DENSE = Tile(32, 64, 6, 2, producers=4)
-STEEP = Tile(32, 64, 12, 1, producers=4)
+# With producers a scheduler has three warps, and a thread 168 registers; else four and 128.
 LARGE = Tile(48, 64, 4, 2, producers=4)
-BROAD = Tile(48, 64, 2, 4, producers=4)  # 256 channels, of a patch described once
-TALL = Tile(48, 64, 8, 1, producers=4)  # 64 channels
-WIDE = Tile(64, 64, 4, 2)  # fewest loads a product, and bytes a pixel
-NARROW = Tile(64, 64, 4, 1)  # 64 channels
+TALL = Tile(48, 64, 8, 1, producers=4)  # 64 channels, whose filters fit small shared memories
 SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
-TILES = (DENSE, STEEP, LARGE, BROAD, TALL, WIDE, NARROW, SHALLOW, MEDIUM, SMALL)
+TILES = (LARGE, TALL, SHALLOW, MEDIUM, SMALL)
 
 # 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
 # 8-bit ones, which takes registers that the large tiles do not have.

@@ -263,7 +263,7 @@ def test_tiles_are_what_the_kernel_can_do() -> None:
     for each in mma_tile.TILES:
         assert each.warp_pixels % 16 == 0
         assert each.warp_channels in (32, 64)  # a lane's bits are stored as 8 or 16
-        assert each.threads <= (512 if each.producers else 256)
-        # Those that copy count by masks, and filters are loaded by as many as divide their rows.
+        assert each.threads <= (384 if each.producers else 256)
+        # Those that copy count by masks.
         assert each.copiers & (each.copiers - 1) == 0
-        assert each.producers == 0 or (each.warps in (8, 12) and each.warps_deep == 1)
+        assert each.producers == 0 or (each.warps == 8 and each.warps_deep == 1)
