@@ -39,10 +39,10 @@ _OUTPUT_WAIT = 8
 _START = 18000
 # Judged: a step's loads, where a scheduler has too few warps to multiply meanwhile.
 _STEP = 80
-# Of tiles with producers, fitted to 22 times of 3x3 layers on one H200 (2026-11-30; tiles of 192 x
-# 128 and 384 x 64, 1 to 8 stages), which are met to 10%. Consumers: a stage's start and end; a float
-# of 128 lanes. Producers: a stage; a copy of an entry of each of their threads, with all that is
-# done with it; a pixel of each.
+# Of tiles with producers, fitted to 22 times of 3x3 layers on one H200 (2026-11-30; tiles of 192
+# x 128 and 384 x 64, 1 to 8 stages), which are met to 10%. Consumers: a stage's start and end; a
+# float of 128 lanes. Producers: a stage; a copy of an entry of each of their threads, with all that
+# is done with it; a pixel of each.
 _CONSUMED_STAGE = 690
 _STORED_FLOAT = 17
 _PRODUCED_STAGE = 600

@@ -5,6 +5,7 @@ A ceiling is the best of several rounds, not the median: noise only ever hides i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,8 @@ from binop.bench import peaks
 from binop.bench.clocks import Call, Clock
 from binop.bench.result import Ceiling
 
-_ROUNDS = 5
+_ROUNDS = 5  # or, of long samples, as many as begin within a second
+_SECONDS = 1.0
 
 # Sizes past every cache, and past the launch overhead; the CPU's finish in tens of milliseconds.
 _COPY_BYTES = {"cuda": 2**29, "cpu": 2**27}
@@ -87,8 +89,9 @@ def _matmul(device: torch.device, dtype: torch.dtype, size: int) -> Call:
 
 def _seconds(clock: Clock, call: Call) -> float:
     sample = clock.prepare([call])
-    times = []
-    for _ in range(_ROUNDS):
+    times: list[float] = []
+    start = time.perf_counter()
+    while not times or (len(times) < _ROUNDS and time.perf_counter() - start < _SECONDS):
         sample.launch()
         clock.wait()
         times.append(sample.seconds())

@@ -14,7 +14,9 @@ from binop.bench import readme, tables, writers
 from binop.bench.result import Result, load, save, slug
 
 if TYPE_CHECKING:
+    from binop._cuda.launches import Device
     from binop.bench.cases import Case
+    from binop.bench.findings import Finding
 
 _ROUNDS = 50
 _QUICK_ROUNDS = 5
@@ -229,26 +231,44 @@ def _tune(options: argparse.Namespace) -> int:
         _seed(options),
     )
     out = options.out or tuned.PATH
-    if options.kernel is None:
-        # Now, not after minutes: the table to add to, and that it can be written.
-        before = tuned.load(out if out.exists() else tuned.PATH)
-        tuned.save(before, out)
+    if options.kernel is not None:  # The fastest of one kernel is not yet the fastest.
+        try:
+            facts, found = tune.run(plan, _report)
+        except RuntimeError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            return 1
+        return _show_findings(found)
+    # Now, not after minutes: the table to add to, and that it can be written.
+    before = tuned.load(out if out.exists() else tuned.PATH)
+    tuned.save(before, out)
+    # What a run that is killed leaves; hidden, as nobody has seen the rest.
+    partial_out = out.with_name(f".{out.stem}.partial.json")
+
+    def keep(facts: Device, found: list[Finding]) -> None:
+        tuned.save(findings.merged(before, found, facts), partial_out)
+
     try:
-        facts, found = tune.run(plan, _report)
+        facts, found = tune.run(plan, _report, keep)
     except RuntimeError as error:
+        partial_out.unlink(missing_ok=True)
         print(f"bench: nothing written: {error}", file=sys.stderr)
         return 1
-    writers.show([findings.table(found)])
-    failed = any(finding.failed for finding in found)
-    if options.kernel is not None:  # The fastest of one kernel is not yet the fastest.
-        return int(failed)
     gone = findings.stale(before, facts)
     for entry, why in gone.items():
         print(f"bench: dropped {entry.choice} for {entry.key.geometry}: {why}", file=sys.stderr)
     kept = [entry for entry in before if entry not in gone]
     tuned.save(findings.merged(kept, found, facts), out)
+    partial_out.unlink(missing_ok=True)
     print(f"wrote {out}", file=sys.stderr)
-    return int(failed)
+    return _show_findings(found)
+
+
+def _show_findings(found: Sequence[Finding]) -> int:
+    """The exit code."""
+    from binop.bench import findings
+
+    writers.show([findings.table(found)])
+    return int(any(finding.failed for finding in found))
 
 
 def _suffix(

@@ -152,8 +152,12 @@ class Plan:
     seed: int
 
 
-def run(plan: Plan, report: Report) -> tuple[Device, list[Finding]]:
-    """Measures on a CUDA device."""
+def run(
+    plan: Plan,
+    report: Report,
+    keep: Callable[[Device, list[Finding]], None] = lambda facts, so_far: None,
+) -> tuple[Device, list[Finding]]:
+    """Measures on a CUDA device. After each problem, ``keep`` is given what there is."""
     from binop._cuda.launch import device_facts
     from binop.bench.graph_clock import GraphClock
 
@@ -185,5 +189,6 @@ def run(plan: Plan, report: Report) -> tuple[Device, list[Finding]]:
             for choice, error in finding.failed.items():
                 report(f"  {choice}: failed: {error}")
             findings.append(finding)
+            keep(facts, findings)
             torch.cuda.empty_cache()  # of the graphs that are gone
     return facts, findings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -287,7 +287,7 @@ def test_the_command_writes_the_table_that_the_plan_reads(
     better = _finding("s3", 9.0)
     asked = []
 
-    def run(plan: tune.Plan, report: object) -> object:
+    def run(plan: tune.Plan, report: object, keep: object) -> object:
         asked.append(plan)
         return H200, [better]
 
@@ -336,6 +336,26 @@ def test_a_run_that_ends_early_changes_no_table(
     assert bench.run(_options("--tune", "--out", str(out))) == code
     assert message in capsys.readouterr().err
     assert out.read_text() == before
+
+
+@pytest.mark.usefixtures("pretended_device")
+def test_a_run_that_is_killed_leaves_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better = _finding("s3", 9.0)
+
+    def run(plan: object, report: object, keep: Callable[..., None]) -> object:
+        keep(H200, [better])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "run", run)
+    out = tmp_path / "tuned.json"
+    tuned.save([], out)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(_options("--tune", "--out", str(out)))
+    assert tuned.load(out) == []
+    (entry,) = tuned.load(tmp_path / ".tuned.partial.json")
+    assert entry.choice == better.best
 
 
 def test_tuning_is_for_cuda(capsys: pytest.CaptureFixture[str]) -> None:
