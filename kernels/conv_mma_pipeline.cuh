@@ -21,17 +21,11 @@ struct RingBarriers {
 
   __device__ void init() const {
     for (int slot = 0; slot < slots; ++slot) {
-      init_barrier(filled(slot), PRODUCERS);
+      init_barrier(filled(slot), kCopiers);
       init_barrier(used(slot), kConsumers);
     }
   }
 };
-
-// For the whole warp.
-__device__ inline void arrive_warp(u32 barrier) {
-  __syncwarp();
-  if (lane_index() == 0) arrive(barrier);
-}
 
 __device__ inline void produce(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
   const RingBarriers ring = RingBarriers::at(a, shared);
@@ -57,7 +51,7 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
                                       at<int>(shared, a.taps_at), set_bits,
                                       at<Row>(shared, a.rows_at) + now.turn * kTileM);
     }
-    arrive_warp(ring.filled(now.slot));
+    arrive(ring.filled(now.slot));  // each thread for what it has written
     now.advance(a);
   }
 }
@@ -86,7 +80,8 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
     }
     multiply_stage(sums, operands, warp, shared_address(now.address(a, shared)),
                    shared_address(now.filters(a, shared)), step_count(a));
-    arrive_warp(ring.used(now.slot));
+    __syncwarp();
+    if (lane_index() == 0) arrive(ring.used(now.slot));
     if (now.is_last_stage(a)) {
       const Row* rows = at<Row>(shared, a.rows_at) + now.turn * kTileM + warp.m * WARP_M;
       store_tile<OUT>(a, block, now.tile * kTileM, warp, finish, shared, rows, sums);

@@ -130,7 +130,7 @@ __device__ void consume(const Work& work, int consumer) {
     // Late: meanwhile the first products run.
     if (tile == work.first_tile) {
       build_table<OUT>(a, work.layout, work.shared, work.dynamic);
-      sync_consumers();
+      wait_barrier(work.shared + Layout::kTabled, 0);
     }
     TileEpilogue epilogue;
     epilogue.begin(a, work.channels, rows);
@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, dynamic);
-  init_barriers<Layout>(a, work.shared, 2 * kWarpgroup, 4 * CONSUMERS);
+  init_barriers<Layout>(a, work.shared, 2 * kWarpgroup, 4 * CONSUMERS, kConsumerThreads);
   if (a.slabs == 1) clear_patches(a, work.shared + work.layout.patches);
   begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();

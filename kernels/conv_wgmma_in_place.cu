@@ -61,6 +61,10 @@ __device__ inline void pass_turn(int consumer) {
   }
 }
 
+// So many consumers multiply at once; the others, whose turn has not come, make the table
+// meanwhile.
+constexpr int kMultiply = CONSUMERS > 1 && kThroughRegisters ? 1 : 0;
+
 __device__ void consume(const Work& work, int consumer) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
@@ -69,11 +73,8 @@ __device__ void consume(const Work& work, int consumer) {
   const StepPlaces places = StepPlaces::of(a);
 
   prepare_filters<OUT>(a, work.channels, work.first_tile, work.layout, work.shared, work.dynamic);
-  // The first consumer multiplies; the others, whose turn has not come, make the table meanwhile.
-  constexpr int kMultiplies = CONSUMERS > 1 && kThroughRegisters ? 1 : 0;
-  if (consumer >= kMultiplies) {
-    build_table<OUT, kMultiplies>(a, work.layout, work.shared, work.dynamic);
-    sync_consumers();
+  if (consumer >= kMultiply) {
+    build_table<OUT, kMultiply>(a, work.layout, work.shared, work.dynamic);
   }
 
   Stage stage;
@@ -115,7 +116,9 @@ __device__ void consume(const Work& work, int consumer) {
       stage.advance(a);
       filters.low += kSteps * FilterTile<kColumns>::kStep;
     }
-    if (consumer < kMultiplies && tile == work.first_tile) sync_consumers();  // for the table
+    if (tile < work.first_tile + CONSUMERS * work.walkers) {  // this consumer's first
+      wait_barrier(work.shared + Layout::kTabled, 0);
+    }
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block) {
       if (block + 1 < BLOCKS) {
@@ -138,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_in_place(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, dynamic);
-  init_barriers<Layout>(a, work.shared, 32, 4);
+  init_barriers<Layout>(a, work.shared, 32, 4, kConsumerThreads - kMultiply * kWarpgroup);
   begin_counting(a, work.shared + work.layout.counted);
   __syncthreads();
   wait_for_launch_before();

@@ -3,12 +3,14 @@
 
 #include "hopper.cuh"
 
-// The barriers of a Layout: so many arrivals fill a patch, or empty it. By one thread, because of
-// barriers that lanes set up side by side, each takes a turn of a loop.
+// The barriers of a Layout: so many arrivals fill a patch, or empty it, or make the table. By one
+// thread, because of barriers that lanes set up side by side, each takes a turn of a loop.
 template <class Layout, class Arguments>
-__device__ inline void init_barriers(const Arguments& a, u32 shared, int filling, int emptying) {
+__device__ inline void init_barriers(const Arguments& a, u32 shared, int filling, int emptying,
+                                     int tabling) {
   if (threadIdx.x != 0) return;
   init_barrier(shared + Layout::kCopied, 1);
+  init_barrier(shared + Layout::kTabled, tabling);
 #pragma unroll 1
   for (int stage = 0; stage < static_cast<int>(a.stages); ++stage) {
     init_barrier(shared + Layout::kFull + 8 * stage, filling);

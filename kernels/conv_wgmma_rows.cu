@@ -179,11 +179,12 @@ __device__ inline void prepare(const Work& work) {
 }
 
 // Of floats before the launch before has ended: s1 is 2% faster. Bits are as much slower for it, as
-// registers fall out otherwise.
-constexpr bool kFindsEarly = !Channel<OUT>::kPacked;
+// registers fall out otherwise; with residual sums some would spill.
+constexpr bool kFindsEarly = !Channel<OUT>::kPacked && !RESIDUAL;
 
-// The first consumer multiplies; the others make the table meanwhile.
-constexpr int kMultiplies = CONSUMERS > 1 ? 1 : 0;
+// So many consumers multiply at once; the others make the table meanwhile. (A residual sum leaves
+// no registers for waiting between products and stores.)
+constexpr int kMultiply = CONSUMERS > 1 && !RESIDUAL ? 1 : 0;
 
 __device__ void consume(Work work, int consumer) {
   const WgmmaArguments& a = work.a;
@@ -199,10 +200,8 @@ __device__ void consume(Work work, int consumer) {
   }
   wait_for_launch_before();
   prepare<OUT>(work);
-  if (consumer >= kMultiplies) {
-    write_table<OUT, kMultiplies>(work);
-    sync_consumers();
-  }
+  if (consumer >= kMultiply) write_table<OUT, kMultiply>(work);
+  if constexpr (kMultiply == 0) sync_consumers();
   if constexpr (!kFindsEarly) {
     finder = PlaceFinder::of(work);
     depth = LaneDepth::of(a);
@@ -227,7 +226,9 @@ __device__ void consume(Work work, int consumer) {
     if constexpr (!kRoomy) take();
     Sums sums;
     fragments.multiply(filters, sums);
-    if (consumer < kMultiplies && tile == work.first_tile) sync_consumers();  // for the table
+    if (kMultiply > 0 && tile == work.first_tile) {
+      wait_barrier(work.shared + Layout::kTabled, 0);
+    }
     const u32 border[2] = {places.border[0], places.border[1]};
     tile += work.walkers;
     more = tile < static_cast<int>(a.pixel_tiles);
@@ -244,7 +245,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_rows(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, shared_address(dynamic));
-  init_barriers<Layout>(a, work.shared, kProducers, 4 * CONSUMERS);
+  init_barriers<Layout>(a, work.shared, kProducers, 4 * CONSUMERS,
+                        kConsumerThreads - kMultiply * kWarpgroup);
   __syncthreads();
 
   // The same in all lanes, and known to be.

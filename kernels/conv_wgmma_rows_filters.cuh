@@ -221,7 +221,8 @@ struct CountedRows {
   }
 };
 
-// By all consumers but the first few, which have to meet then.
+// By all consumers but the first few: where there are such, all wait for kTabled before they use
+// it.
 template <class Out, int Others>
 __device__ inline void write_table(const Work& work) {
   constexpr int kFirst = kWarpgroup * Others;
@@ -244,6 +245,7 @@ __device__ inline void write_table(const Work& work) {
       of_class += column_classes * Layout::kClassBytes;
     }
   }
+  if constexpr (Others > 0) arrive(work.shared + Layout::kTabled);
 }
 
 template <class Out>

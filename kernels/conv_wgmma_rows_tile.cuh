@@ -131,9 +131,10 @@ struct Spot {
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
-  static constexpr int kCopied = kEmpty + 8 * kMaxStages;       // barrier: the filters are there
-  static constexpr int kOrigins = kCopied + 8;                  // u32 [stages]
-  static constexpr int kAlpha = kOrigins + 4 * kMaxStages + 8;  // float [kConstants][TILE_N]
+  static constexpr int kCopied = kEmpty + 8 * kMaxStages;   // barrier: the filters are there
+  static constexpr int kTabled = kCopied + 8;               // barrier: so is the table
+  static constexpr int kOrigins = kTabled + 8;              // u32 [stages]
+  static constexpr int kAlpha = kOrigins + 4 * kMaxStages;  // float [kConstants][TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);

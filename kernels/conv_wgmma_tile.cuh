@@ -98,8 +98,9 @@ struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
   static constexpr int kCopied = kEmpty + 8 * kMaxStages;  // barrier: the filters are there
+  static constexpr int kTabled = kCopied + 8;              // barrier: so is the table
   // Constants of the channels: float [kConstants][TILE_N].
-  static constexpr int kAlpha = kCopied + 16;
+  static constexpr int kAlpha = kTabled + 8;
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);

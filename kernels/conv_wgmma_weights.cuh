@@ -252,9 +252,9 @@ __device__ inline void begin_counting(const WgmmaArguments& a, u32 counted) {
   }
 }
 
-// The table of border classes, by all consumers but the first few once the filters are there; then
-// consumers have to meet. Loops, not unrolled code: what runs once comes from memory an instruction
-// after the other.
+// The table of border classes, by all consumers but the first few once the filters are there: all
+// wait for kTabled before they use it. Loops, not unrolled code: what runs once comes from memory
+// an instruction after the other.
 template <class Out, int Others = 0>
 __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout, u32 shared,
                                    u8* dynamic) {
@@ -275,6 +275,7 @@ __device__ inline void build_table(const WgmmaArguments& a, const Layout& layout
     write_entries<Out>(shared + Layout::kTable + border * Layout::kClassBytes, channel, counted,
                        shared + Layout::kThreshold);
   }
+  arrive(shared + Layout::kTabled);
 }
 
 // The columns that count the activations: all bits that a filter may have, so that whatever else a

@@ -53,6 +53,10 @@ _MAX_OFFSET = 2**31
 # 1.85 GHz).
 _START_CYCLES = 5600
 _FILTER_CYCLES_PER_BYTE = 0.045  # their copies and the counting of their bits
+# What a single consumer takes longer: its filters come by asynchronous copies, and are counted
+# later (one image: 0.5 to 1.1 us).
+_ALONE_CYCLES = 900
+_ALONE_CYCLES_PER_BYTE = 0.09
 _PRODUCT_CYCLES = 15
 _PRODUCT_CYCLES_PER_CHANNEL = 0.42
 _ROUND_CYCLES = 850
@@ -175,12 +179,15 @@ def cycles(geometry: Conv2dGeometry, call: ConvCall, tile: WgmmaTile, device: De
     pixel_tiles, channel_tiles, walkers = walkers_of(geometry, tile, out_pixels(geometry), device)
     rounds = divide_up(pixel_tiles, walkers)
     steps = depth.slabs * depth.steps
-    filters = steps * 2 * tile.channels * CHUNK_BYTES * _FILTER_CYCLES_PER_BYTE
+    filter_bytes = steps * 2 * tile.channels * CHUNK_BYTES
+    start = _START_CYCLES + filter_bytes * _FILTER_CYCLES_PER_BYTE
+    if tile.consumers == 1:
+        start += _ALONE_CYCLES + filter_bytes * _ALONE_CYCLES_PER_BYTE
     product = _PRODUCT_CYCLES + _PRODUCT_CYCLES_PER_CHANNEL * tile.channels
     store = _BITS_STORE_CYCLES if call.out == "bits" else _FLOAT_STORE_CYCLES
     turn = _ROUND_CYCLES + tile.consumers * (steps * product + store * tile.channels)
     waves = divide_up(channel_tiles * walkers, device.multiprocessors)
-    return waves * (_START_CYCLES + filters + rounds * turn)
+    return waves * (start + rounds * turn)
 
 
 def _choose_tile(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> WgmmaTile:

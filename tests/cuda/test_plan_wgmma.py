@@ -38,7 +38,7 @@ def sizes(launch: Launch | None) -> dict[str, int]:
         (layer(256, 14, 256), 128, 3),
         (layer(512, 7, 512), 128, 3),
         (layer(1024, 56, 1024, batch=64), 128, 3),
-        (layer(256, 14, 256, batch=1), 32, 1),  # more blocks than wide tiles would give
+        (layer(256, 14, 256, batch=1), 32, 2),  # more blocks than wide tiles would give
     ],
 )
 def test_layers_get_the_tile_that_measured_best(
