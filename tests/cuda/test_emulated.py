@@ -266,7 +266,7 @@ def test_the_plan_s_choice(
             if case.dtype is not torch.float64:
                 _check_float(ops, replace(_varied(seed, case), pad_value=case.pad_value))
     convolutions = {launch.kernel.source for launch in launched} - {"pack.cu", "conv_fused.cu"}
-    wide = {"conv_wgmma.cu", "conv_wgmma_rows.cu"} if device == "hopper" else set()
+    wide = {f"{kernel}.cu" for kernel in WARPGROUP_WIDE} if device == "hopper" else set()
     assert convolutions == {"conv_simt.cu"} | wide
 
 
