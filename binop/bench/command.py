@@ -231,28 +231,27 @@ def _tune(options: argparse.Namespace) -> int:
         _seed(options),
     )
     out = options.out or tuned.PATH
-    if options.kernel is not None:  # The fastest of one kernel is not yet the fastest.
-        try:
-            facts, found = tune.run(plan, _report)
-        except RuntimeError as error:
-            print(f"bench: {error}", file=sys.stderr)
-            return 1
-        return _show_findings(found)
-    # Now, not after minutes: the table to add to, and that it can be written.
-    before = tuned.load(out if out.exists() else tuned.PATH)
-    tuned.save(before, out)
+    one_kernel = options.kernel is not None  # Its fastest tile is not yet the fastest: not written.
+    before = [] if one_kernel else tuned.load(out if out.exists() else tuned.PATH)
     # What a run that is killed leaves; hidden, as nobody has seen the rest.
     partial_out = out.with_name(f".{out.stem}.partial.json")
 
     def keep(facts: Device, found: list[Finding]) -> None:
-        tuned.save(findings.merged(before, found, facts), partial_out)
+        if not one_kernel:
+            tuned.save(findings.merged(before, found, facts), partial_out)
 
+    if not one_kernel:  # Now, not after minutes: that the table can be written.
+        tuned.save(before, out)
     try:
         facts, found = tune.run(plan, _report, keep)
     except RuntimeError as error:
         partial_out.unlink(missing_ok=True)
         print(f"bench: nothing written: {error}", file=sys.stderr)
         return 1
+    writers.show([findings.table(found)])
+    failed = any(finding.failed for finding in found)
+    if one_kernel:
+        return int(failed)
     gone = findings.stale(before, facts)
     for entry, why in gone.items():
         print(f"bench: dropped {entry.choice} for {entry.key.geometry}: {why}", file=sys.stderr)
@@ -260,15 +259,7 @@ def _tune(options: argparse.Namespace) -> int:
     tuned.save(findings.merged(kept, found, facts), out)
     partial_out.unlink(missing_ok=True)
     print(f"wrote {out}", file=sys.stderr)
-    return _show_findings(found)
-
-
-def _show_findings(found: Sequence[Finding]) -> int:
-    """The exit code."""
-    from binop.bench import findings
-
-    writers.show([findings.table(found)])
-    return int(any(finding.failed for finding in found))
+    return int(failed)
 
 
 def _suffix(
