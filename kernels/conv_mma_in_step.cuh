@@ -2,6 +2,7 @@
 // copies should come from all of them.
 #pragma once
 
+#include "conv_mma_counts.cuh"
 #include "conv_mma_product.cuh"
 #include "conv_mma_store.cuh"
 #include "conv_mma_walk.cuh"
@@ -17,11 +18,9 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
   bool started = false;  // whether a stage is under way
   int entries = 0;       // of the patch of the last stage that was started
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(shared, a.channels_at));
-  Operands operands = Operands::of(a, warp, shared);
   Sums sums = {};
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
-    const bool starts = now.stage == 0;
     const Spot* spots = now.spots(a, shared);
     int* set_bits = now.set_bits(a, shared);
     const u8* patch = now.address(a, shared);
@@ -32,16 +31,15 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
     }
     load_stage(a, block, ahead, entries, shared);
     if (!started) {
-      build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), at<int>(shared, a.scratch_at),
+      int* counted = at<int>(shared, a.scratch_at);
+      count_taps(a, block, counted);
+      build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), counted,
                   at<int>(shared, a.table_at));
       started = true;
       continue;
     }
 
-    if (starts) {
-      operands.enter(spots, warp);
-      clear(sums);
-    }
+    const Operands operands = Operands::of(a, warp, shared, spots);
     multiply_stage(sums, operands, warp, shared_address(patch),
                    shared_address(now.filters(a, shared)), step_count(a));
     const int first_pixel = now.tile * kTileM;
@@ -60,5 +58,6 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
       __syncwarp();
       store_tile<OUT>(a, block, first_pixel, warp, finish, shared, rows, sums);
     }
+    clear(sums);
   }
 }

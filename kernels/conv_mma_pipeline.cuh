@@ -3,6 +3,7 @@
 // Nothing but the ring's barriers holds warps together.
 #pragma once
 
+#include "conv_mma_counts.cuh"
 #include "conv_mma_product.cuh"
 #include "conv_mma_store.cuh"
 #include "conv_mma_walk.cuh"
@@ -58,26 +59,30 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
 
 __device__ inline void consume(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
   static_assert(WARPS_K == 1);
-  if (a.resident) load_all_filters(a, block, shared);
-  build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), at<int>(shared, a.scratch_at),
+  int* counted = at<int>(shared, a.scratch_at);
+  if (a.resident) {
+    load_all_filters(a, block, shared);
+    commit_copies();
+    wait_copies<0>();
+    sync_consumers();
+    count_resident_taps(a, shared, counted);
+  } else {
+    count_taps(a, block, counted);
+  }
+  build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), counted,
               at<int>(shared, a.table_at));
-  commit_copies();
-  wait_copies<0>();
   sync_consumers();
 
   const RingBarriers ring = RingBarriers::at(a, shared);
   const auto finish =
       Finish<OUT>::of(block, Warp::of_thread(), at<Channel<OUT>>(shared, a.channels_at));
-  Operands operands = Operands::of(a, Warp::of_thread(), shared);
   Sums sums = {};
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     wait_barrier(ring.filled(now.slot), now.lap);
-    const Warp warp = Warp::of_thread();  // not kept: registers are few
-    if (now.stage == 0) {
-      operands.enter(now.spots(a, shared), warp);
-      clear(sums);
-    }
+    // Not kept from stage to stage: registers are few.
+    const Warp warp = Warp::of_thread();
+    const Operands operands = Operands::of(a, warp, shared, now.spots(a, shared));
     multiply_stage(sums, operands, warp, shared_address(now.address(a, shared)),
                    shared_address(now.filters(a, shared)), step_count(a));
     __syncwarp();
@@ -85,6 +90,7 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
     if (now.is_last_stage(a)) {
       const Row* rows = at<Row>(shared, a.rows_at) + now.turn * kTileM + warp.m * WARP_M;
       store_tile<OUT>(a, block, now.tile * kTileM, warp, finish, shared, rows, sums);
+      clear(sums);
     }
     now.advance(a);
   }

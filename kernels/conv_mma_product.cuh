@@ -6,11 +6,13 @@
 #include "conv_mma_table.cuh"
 
 using Rows = u32[kProductsM][4];
-using Columns = u32[kProductsN / 2][4];
+using Pair = u32[4];  // 16 columns
+
+constexpr int kPairs = kProductsN / 2;
 
 struct Fragments {
   Rows a;
-  Columns b;
+  Pair b[kPairs];
 };
 
 // Where this lane's matrix loads start.
@@ -30,17 +32,17 @@ struct Operands {
     return chunks + (warp.k * 2 + half) * static_cast<int>(sizeof(Chunk));
   }
 
-  static __device__ Operands of(const MmaArguments& a, const Warp& warp, u8* shared) {
+  static __device__ Operands of(const MmaArguments& a, const Warp& warp, u8* shared,
+                                const Spot* spots) {
     Operands operands;
     operands.chunk = chunk_lane(warp, shared_address(at<Chunk>(shared, a.chunks_at)));
     operands.filters = filter_lane(warp);
-    return operands;
-  }
-
-  __device__ void enter(const Spot* spots, const Warp& warp) {
     const int first = warp.m * WARP_M + static_cast<int>(threadIdx.x) % 16;
 #pragma unroll
-    for (int i = 0; i < kProductsM; ++i) rows[i] = spots[first + i * 16].entry * kChunkBytes;
+    for (int i = 0; i < kProductsM; ++i) {
+      operands.rows[i] = spots[first + i * 16].entry * kChunkBytes;
+    }
+    return operands;
   }
 };
 
@@ -58,62 +60,86 @@ struct Steps {
             load_shared(operands.chunk)};
   }
 
-  __device__ void load_rows(Rows& a) const {
-    const u32 from = patch + offset;
-#pragma unroll
-    for (int i = 0; i < kProductsM; ++i) load_matrices(a[i], operands.rows[i] + from);
+  __device__ void load_row(Rows& a, int i) const {
+    load_matrices(a[i], operands.rows[i] + (patch + offset));
   }
 
-  __device__ void load_columns(u32 (&b)[4], int pair) const {
+  __device__ void load_rows(Rows& a) const {
+#pragma unroll
+    for (int i = 0; i < kProductsM; ++i) load_row(a, i);
+  }
+
+  __device__ void load_columns(Pair& b, int pair) const {
     load_matrices(b, filters + pair * 16 * kChunkBytes);
   }
 
   __device__ void load(Fragments& fragments) {
     load_rows(fragments.a);
 #pragma unroll
-    for (int pair = 0; pair < kProductsN / 2; ++pair) load_columns(fragments.b[pair], pair);
+    for (int pair = 0; pair < kPairs; ++pair) load_columns(fragments.b[pair], pair);
     advance();
   }
 
   __device__ void advance() {
+    advance_rows();
+    advance_columns();
+  }
+
+  __device__ void advance_rows() {
     chunk += 2 * WARPS_K * static_cast<int>(sizeof(Chunk));
-    filters += 2 * WARPS_K * kTileN * kChunkBytes;
     offset = load_shared(chunk);
   }
+
+  __device__ void advance_columns() { filters += 2 * WARPS_K * kTileN * kChunkBytes; }
 };
 
-// Of 16 columns.
-__device__ inline void multiply_pair(Sums& sums, int pair, const Rows& a, const u32 (&b)[4]) {
+// One row and 16 columns.
+__device__ inline void multiply_pair(Sums& sums, int i, int pair, const Rows& a, const Pair& b) {
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    multiply_bits(sums[i][pair * 2 + n], a[i], b[n * 2], b[n * 2 + 1]);
+  }
+}
+
+__device__ inline void multiply(Sums& sums, const Fragments& fragments) {
 #pragma unroll
   for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      multiply_bits(sums[i][pair * 2 + n], a[i], b[n * 2], b[n * 2 + 1]);
+    for (int pair = 0; pair < kPairs; ++pair) {
+      multiply_pair(sums, i, pair, fragments.a, fragments.b[pair]);
     }
   }
 }
 
-// A step whose columns make room for those of the next as they are used up.
-__device__ inline void multiply_and_load(Sums& sums, const Rows& a, Rows& next_a, Columns& b,
-                                         Steps& walk) {
-  walk.load_rows(next_a);
-#pragma unroll
-  for (int pair = 0; pair < kProductsN / 2; ++pair) {
-    multiply_pair(sums, pair, a, b[pair]);
-    walk.load_columns(b[pair], pair);
-  }
-  walk.advance();
-}
+// Of a warp that multiplies without a pause: a step's rows, and two of its pairs of columns in
+// turn. What is used up makes room for what comes next.
+struct Turns {
+  Rows a;
+  Pair b[2];
 
-__device__ inline void multiply(Sums& sums, const Rows& a, const Columns& b) {
-#pragma unroll
-  for (int i = 0; i < kProductsM; ++i) {
-#pragma unroll
-    for (int n = 0; n < kProductsN; ++n) {
-      multiply_bits(sums[i][n], a[i], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
-    }
+  __device__ void load(Steps& walk) {
+    walk.load_rows(a);
+    walk.load_columns(b[0], 0);
+    walk.advance_rows();
   }
-}
+
+  template <bool Last>
+  __device__ void multiply(Sums& sums, Steps& walk) {
+    static_assert(kPairs % 2 == 0);
+#pragma unroll
+    for (int pair = 0; pair < kPairs; ++pair) {
+      const bool ends = pair + 1 == kPairs;
+      if (ends) walk.advance_columns();
+      if (!ends || !Last) walk.load_columns(b[(pair + 1) % 2], ends ? 0 : pair + 1);
+#pragma unroll
+      for (int i = 0; i < kProductsM; ++i) {
+        multiply_pair(sums, i, pair, a, b[pair % 2]);
+        if (ends && !Last) walk.load_row(a, i);
+      }
+    }
+    walk.advance_rows();
+  }
+};
 
 // Whether there are registers for the next step's fragments; else other warps multiply meanwhile.
 constexpr bool kLoadsAhead = WARP_M * WARP_N <= 32 * 32;
@@ -124,31 +150,25 @@ __device__ inline void multiply_stage(Sums& sums, const Operands& operands, cons
   int left = (steps - warp.k + WARPS_K - 1) / WARPS_K;
   if (left <= 0) return;
   Steps walk = Steps::at(operands, patch, filters);
-  Fragments even;
   if constexpr (PRODUCERS > 0) {
-    Rows odd;
-    walk.load(even);
+    Turns turns;
+    turns.load(walk);
 #pragma unroll 1
-    for (; left > 2; left -= 2) {
-      multiply_and_load(sums, even.a, odd, even.b, walk);
-      multiply_and_load(sums, odd, even.a, even.b, walk);
-    }
-    if (left == 2) {
-      multiply_and_load(sums, even.a, odd, even.b, walk);
-      multiply(sums, odd, even.b);
-    } else {
-      multiply(sums, even.a, even.b);
-    }
-  } else if constexpr (kLoadsAhead) {
+    for (; left > 1; --left) turns.multiply<false>(sums, walk);
+    turns.multiply<true>(sums, walk);
+    return;
+  }
+  Fragments even;
+  if constexpr (kLoadsAhead) {
     Fragments odd;
     walk.load(even);
 #pragma unroll 1
     while (true) {
       if (left > 1) walk.load(odd);
-      multiply(sums, even.a, even.b);
+      multiply(sums, even);
       if (left == 1) return;
       if (left > 2) walk.load(even);
-      multiply(sums, odd.a, odd.b);
+      multiply(sums, odd);
       left -= 2;
       if (left <= 0) return;
     }
@@ -156,7 +176,7 @@ __device__ inline void multiply_stage(Sums& sums, const Operands& operands, cons
 #pragma unroll 1
     for (; left > 0; --left) {
       walk.load(even);
-      multiply(sums, even.a, even.b);
+      multiply(sums, even);
     }
   }
 }

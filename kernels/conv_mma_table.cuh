@@ -61,25 +61,6 @@ __device__ inline void describe_pixels(const MmaArguments& a, const Tile& tile, 
   }
 }
 
-// group_channels - 2 popc(filter at one tap).
-__device__ inline int count_tap(const MmaArguments& a, const u32* filter) {
-  const int group_words = static_cast<int>(a.group_words);
-  int set = 0;
-  if (a.copy_words == 4) {
-#pragma unroll 4
-    for (int word = 0; word < group_words - 1; word += 4) {
-      uint4 four = *reinterpret_cast<const uint4*>(filter + word);
-      if (word + 4 == group_words) four.w &= tail_mask(a.group_channels);
-      set += __popc(four.x) + __popc(four.y) + __popc(four.z) + __popc(four.w);
-    }
-  } else {
-#pragma unroll 4
-    for (int word = 0; word < group_words - 1; ++word) set += __popc(filter[word]);
-    set += __popc(filter[group_words - 1] & tail_mask(a.group_channels));
-  }
-  return static_cast<int>(a.group_channels) - 2 * set;
-}
-
 // The table's entry as the epilogue wants it: for floats what to add to a float of 1.5 * 2**23 more
 // than the integers (which saves their conversion); for bits what to compare the integers with.
 constexpr float kShift = 12582912.0f;
@@ -115,25 +96,13 @@ __device__ inline void write_entry(int* of_class, int channel, int correction,
 #endif
 }
 
-// The consumers fill the table, of kTileN words a class. `sums` holds, meanwhile, the sums over all
-// taps above and to the left, [kernel_rows + 1][kernel_columns + 1][kTileN]: a rectangle is four of
-// them.
+// The consumers fill the table, of kTileN words a class. `sums` (conv_mma_counts.cuh) become the sums
+// over all taps above and to the left: a rectangle is four of them.
 __device__ inline void build_table(const MmaArguments& a, const Block& block,
                                    const Channel<OUT>* channels, int* sums, int* table) {
   const int rows = static_cast<int>(a.kernel_rows);
   const int columns = static_cast<int>(a.kernel_columns);
-  const int taps = rows * columns;
   const int pitch = (columns + 1) * kTileN;
-#pragma unroll 1
-  for (int item = thread_index(); item < block.channels * taps; item += kConsumerThreads) {
-    const int channel = divide_by(item, a.by_taps);
-    const int tap = item - channel * taps;
-    const int row = divide_by(tap, a.by_kernel_columns);
-    const u32* filter =
-        a.weight + (static_cast<i64>(block.first_channel + channel) * taps + tap) * a.group_words;
-    sums[(row + 1) * pitch + (tap - row * columns + 1) * kTileN + channel] = count_tap(a, filter);
-  }
-  sync_consumers();
   for (int n = thread_index(); n < block.channels; n += kConsumerThreads) {
     for (int j = 0; j <= columns; ++j) sums[j * kTileN + n] = 0;
 #pragma unroll 1

@@ -16,19 +16,20 @@
 #include "conv_wgmma_rows_patch.cuh"
 #include "overlap.cuh"
 
-// Where this lane's words of a step's taps lie, from the first tap on, in bytes.
+// Where this lane's words of a load lie, from the first tap on, in bytes.
 struct LaneDepth {
-  static constexpr int kLoads = WORDS == 1 ? 2 : 1;  // of a row, in a step
+  static constexpr int kWords = WORDS == 1 ? 1 : kSpanChunks;  // of a load: a word a chunk
+  static constexpr int kLoads = kChunks / kWords;              // of a row
 
-  int offsets[kSteps * kLoads];
+  int offsets[kLoads];
 
   static __device__ LaneDepth of(const WgmmaArguments& a) {
     LaneDepth depth;
     const int tap_rows = static_cast<int>(a.dilation_rows * a.pitch_bytes);
     const int tap_columns = static_cast<int>(a.dilation_columns) * kPixelBytes;
 #pragma unroll
-    for (int i = 0; i < kSteps * kLoads; ++i) {
-      const Depth at = Depth::at(i * (2 / kLoads), threadIdx.x % 4);
+    for (int i = 0; i < kLoads; ++i) {
+      const Depth at = Depth::at(i * kWords, threadIdx.x % 4);
       // Without bits in the filters, any words will do.
       const int tap = at.tap < kTaps ? at.tap : 0;
       depth.offsets[i] =
@@ -42,18 +43,18 @@ struct LaneDepth {
 struct Fragments {
   u32 registers[kSteps][4];
 
-  // Pairs come in pairs of registers, not where products want them. To move them there is cheaper
-  // than to load words one by one: those of a warp fall into half of the banks.
+  // What is loaded together comes in neighbouring registers, not where products want it. To move it
+  // there is cheaper than to load words one by one: those of a warp fall into few of the banks.
   __device__ void load(const u32 (&rows)[2], const LaneDepth& depth) {
 #pragma unroll
-    for (int i = 0; i < 2 * kSteps; ++i) {
+    for (int i = 0; i < 2 * LaneDepth::kLoads; ++i) {
       const int half = i % 2;
-      u32(&step)[4] = registers[i / 2];
-      if constexpr (WORDS == 1) {
-        step[half] = load_shared(rows[half] + depth.offsets[i / 2 * 2]);
-        step[2 + half] = load_shared(rows[half] + depth.offsets[i / 2 * 2 + 1]);
-      } else {
-        load_pair(step[half], step[2 + half], rows[half] + depth.offsets[i / 2]);
+      u32 words[LaneDepth::kWords];
+      load_words<LaneDepth::kWords>(words, rows[half] + depth.offsets[i / 2]);
+#pragma unroll
+      for (int j = 0; j < LaneDepth::kWords; ++j) {
+        const int chunk = i / 2 * LaneDepth::kWords + j;
+        registers[chunk / 2][chunk % 2 * 2 + half] = words[j];
       }
     }
   }
@@ -245,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     conv_wgmma_rows(const __grid_constant__ KernelArguments a) {
   extern __shared__ __align__(128) u8 dynamic[];
   const Work work = Work::of(a, shared_address(dynamic));
-  init_barriers<Layout>(a, work.shared, kProducers, 4 * CONSUMERS,
+  init_barriers<Layout>(a, work.shared, kWarpgroup, 4 * CONSUMERS,
                         kConsumerThreads - kMultiply * kWarpgroup);
   __syncthreads();
 

@@ -15,110 +15,102 @@ __device__ inline void sync_consumers() { sync_threads<kConsumerThreads>(kConsum
 // Words of one load: as many as a filter's alignment allows.
 constexpr int kLoadWords = WORDS < kChunkWords ? WORDS : kChunkWords;
 
-template <int Words>
-__device__ inline void load_words(u32* to, u32 from) {
-  if constexpr (Words == 4) {
-    const uint4 loaded = load_chunk(from);
-    to[0] = loaded.x;
-    to[1] = loaded.y;
-    to[2] = loaded.z;
-    to[3] = loaded.w;
-  } else if constexpr (Words == 2) {
-    load_pair(to[0], to[1], from);
-  } else {
-    to[0] = load_shared(from);
-  }
-}
+// A span's words of one filter, which stand side by side there too.
+struct SpanWords {
+  // Of long spans lanes begin with different pieces, which keeps those of one bank apart.
+  static constexpr int kPieces = WORDS < kStepWords ? 1 : kSpanChunks;
 
-// A step's words of one filter, which stand side by side there too.
-struct StepWords {
-  static constexpr bool kSwaps = WORDS == kStepWords;
+  u32 words[kSpanWords];
 
-  u32 words[kStepWords];
-
-  // `swapped`: its second half first, which keeps lanes of one bank apart.
-  __device__ void load(u32 filter, int step, bool exists, bool swapped) {
+  // `turn` is the piece that is loaded first.
+  __device__ void load(u32 filter, int span, bool exists, int turn) {
 #pragma unroll
-    for (int i = 0; i < kStepWords; i += kLoadWords) {
-      const int word = step * kStepWords + (swapped ? kStepWords - kLoadWords - i : i);
+    for (int i = 0; i < kSpanWords; i += kLoadWords) {
+      const int in_span = kPieces > 1 ? (i / kChunkWords + turn) % kPieces * kChunkWords : i;
+      const int word = span * kSpanWords + in_span;
 #pragma unroll
       for (int j = 0; j < kLoadWords; ++j) words[i + j] = 0;
       if (exists && word < kTaps * WORDS) load_words<kLoadWords>(words + i, filter + 4 * word);
     }
-    if constexpr (kSwaps) {
 #pragma unroll
-      for (int j = 0; j < kChunkWords; ++j) {
-        const u32 first = words[j];
-        words[j] = swapped ? words[kChunkWords + j] : first;
-        words[kChunkWords + j] = swapped ? first : words[kChunkWords + j];
-      }
-    }
+    for (int by = 1; by < kPieces; by *= 2) turn_back(by, (turn & by) != 0);
   }
 
   // A user's tensor may have anything in the tails.
   __device__ void mask_tails(u32 mask) {
 #pragma unroll
-    for (int tap = 0; tap < kStepTaps; ++tap) words[tap * WORDS + WORDS - 1] &= mask;
+    for (int tap = 0; tap < kSpanTaps; ++tap) words[tap * WORDS + WORDS - 1] &= mask;
   }
 
   __device__ int set_bits(int tap) const { return count_words<WORDS>(words + tap * WORDS); }
 
   // In the order of Depth.
-  __device__ uint4 chunk(int half) const {
-    if constexpr (WORDS == 1) {
-      const u32* first = words + half * kChunkWords;
-      return make_uint4(first[0], first[1], first[2], first[3]);
-    } else {
-      return make_uint4(words[half], words[2 + half], words[4 + half], words[6 + half]);
+  __device__ uint4 chunk(int index) const {
+    constexpr int kApart = WORDS == 1 ? 1 : kSpanChunks;
+    const u32* first = words + index * (WORDS == 1 ? kChunkWords : 1);
+    return make_uint4(first[0], first[kApart], first[2 * kApart], first[3 * kApart]);
+  }
+
+ private:
+  __device__ void turn_back(int by, bool turned) {
+    u32 before[kSpanWords];
+#pragma unroll
+    for (int i = 0; i < kSpanWords; ++i) before[i] = words[i];
+#pragma unroll
+    for (int i = 0; i < kSpanWords; ++i) {
+      words[i] = turned ? before[(i + kSpanWords - by * kChunkWords) % kSpanWords] : before[i];
     }
   }
 };
 
-// The filters of 8 neighbouring columns, by a warp: four steps of each at once, one a lane (128
-// bytes of a filter are together in memory, and no two columns in one bank).
+// The filters of 8 neighbouring columns, by a warp: four spans of each at once, one a lane.
 struct FilterColumns {
   static constexpr int kBlocks = TILE_N / 8;
   static constexpr int kWarps = 4 * CONSUMERS;
   static constexpr int kSide = 4;
-  static constexpr int kRounds = (kSteps + kSide - 1) / kSide;
+  static constexpr int kRounds = (kSpans + kSide - 1) / kSide;
 
   // Of neighbouring columns, every second has a channel 8 further, which falls into the same banks.
-  static __device__ int step_at(int round) {
-    return round * kSide + (threadIdx.x % 32 / 8 ^ threadIdx.x % 8 / 2);
+  // (Of 16 words a tap, other spans fall into the same banks as well.)
+  static __device__ int span_at(int round) {
+    const int of_column = WORDS > kStepWords ? 0 : threadIdx.x % 8 / 2;
+    return round * kSide + (threadIdx.x % 32 / 8 ^ of_column);
   }
 
-  // Their steps go to the filters, and their bits, counted.
+  // Their spans go to the filters, and their bits, counted.
   static __device__ void arrange(const Work& work, int column) {
     const int channel = column_of(column);  // (its own inverse)
     const u32 filter = work.shared + work.layout.copies + channel * (kTaps * kPixelBytes);
     const u32 to = work.shared + work.layout.filters + column * kChunkBytes;
     const u32 counted = work.shared + Layout::kCounted + 4 * channel;
-    StepWords steps[kRounds];
+    const int turn = (column % 2 + column % 8 / 4 * 2) % SpanWords::kPieces;
+    SpanWords spans[kRounds];
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      steps[round].load(filter, step_at(round), channel < work.channels.count,
-                        StepWords::kSwaps && column % 2 != 0);
+      spans[round].load(filter, span_at(round), channel < work.channels.count, turn);
     }
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      const int step = step_at(round);
-      if (step < kSteps) store_step(work, steps[round], step, to, counted);
+      const int span = span_at(round);
+      if (span < kSpans) store_span(work, spans[round], span, to, counted);
     }
   }
 
  private:
-  static __device__ void store_step(const Work& work, StepWords& words, int step, u32 to,
+  static __device__ void store_span(const Work& work, SpanWords& words, int span, u32 to,
                                     u32 counted) {
     const int group_channels = static_cast<int>(work.a.group_channels);
     if constexpr (MASKED) words.mask_tails(tail_mask(group_channels));
-    const u32 chunk = to + 2 * step * kFilterChunkBytes;
-    store_chunk(chunk, words.chunk(0));
-    store_chunk(chunk + kFilterChunkBytes, words.chunk(1));
+    const u32 chunk = to + span * kSpanChunks * kFilterChunkBytes;
 #pragma unroll
-    for (int of_step = 0; of_step < kStepTaps; ++of_step) {
-      const int tap = step * kStepTaps + of_step;
+    for (int i = 0; i < kSpanChunks; ++i) {
+      store_chunk(chunk + i * kFilterChunkBytes, words.chunk(i));
+    }
+#pragma unroll
+    for (int of_span = 0; of_span < kSpanTaps; ++of_span) {
+      const int tap = span * kSpanTaps + of_span;
       if (tap < kTaps) {
-        store_shared(counted + 4 * TILE_N * tap, group_channels - 2 * words.set_bits(of_step));
+        store_shared(counted + 4 * TILE_N * tap, group_channels - 2 * words.set_bits(of_span));
       }
     }
   }

@@ -87,8 +87,7 @@ __device__ inline void produce(const Work& work, int producer) {
       store_shared(work.shared + Layout::kOrigins + 4 * stage.index,
                    patch - above * static_cast<u32>(a.pitch_bytes));
     }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(full);
+    arrive(full);  // each thread for what it has written
     stage.advance(a);
   }
 }

@@ -5,7 +5,7 @@
 //   TILE_N      output channels of a block, a multiple of 32
 //   CONSUMERS   warpgroups that multiply: 64 output pixels each of the block's tile
 //   KERNEL_ROWS, KERNEL_COLUMNS
-//   WORDS       of a pixel: 1, 2, 4 or 8
+//   WORDS       of a pixel: 1, 2, 4, 8 or 16
 //   STORES      how floats are stored: kWide, kSingle or kPixels
 //   BIAS        1 where floats have one
 //   NARROW      1 where half a word holds what a border class adds to floats
@@ -57,20 +57,27 @@ constexpr int kThreads = kConsumerThreads + kWarpgroup;  // and the producers
 constexpr int kProducers = kWarpgroup / 32;              // warps
 constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
 constexpr int kStepWords = 8;  // of depth, in a product
-constexpr int kStepTaps = kStepWords / WORDS;
-constexpr int kSteps = (kTaps + kStepTaps - 1) / kStepTaps;  // products of a tile
-constexpr int kChunks = 2 * kSteps;
+// A span is whole taps of whole products.
+constexpr int kSpanWords = WORDS > kStepWords ? WORDS : kStepWords;
+constexpr int kSpanTaps = kSpanWords / WORDS;
+constexpr int kSpanChunks = kSpanWords / kChunkWords;
+constexpr int kSpans = (kTaps + kSpanTaps - 1) / kSpanTaps;
+constexpr int kChunks = kSpans * kSpanChunks;
+constexpr int kSteps = kChunks / 2;  // products of a tile
 constexpr int kPixelBytes = 4 * WORDS;
 // Sixteen more columns have all bits set: their sums are popc(a), in every lane.
 constexpr int kColumns = TILE_N + 16;
 
-// Registers of a thread. Of three consumers or more, the producers give up what they do not need: a
-// block owns what it was launched with, and more would be waited for forever.
+// Registers of a thread. Of three consumers or more, and of two with many fragments, the producers
+// give up what they do not need: a block owns what it was launched with, and more would be waited
+// for forever.
+constexpr int kManySteps = 10;
 constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
 constexpr int kProducerRegisters = Channel<OUT>::kPacked ? 40 : 56;
 constexpr int kConsumerRegisters =
     (kLaunchRegisters * (1 + CONSUMERS) - kProducerRegisters) / CONSUMERS / 8 * 8;
-constexpr bool kHandsOver = CONSUMERS >= 3 && kConsumerRegisters > kLaunchRegisters;
+constexpr bool kHandsOver =
+    CONSUMERS >= (kSteps >= kManySteps ? 2 : 3) && kConsumerRegisters > kLaunchRegisters;
 constexpr int kRegisters = kHandsOver ? kConsumerRegisters : kLaunchRegisters;
 // Of a consumer, beside its sums and fragments.
 constexpr int kSpareRegisters = kRegisters - kColumns / 2 - 4 * kSteps;
@@ -87,7 +94,7 @@ __device__ inline void hold(u32& value) {
 }
 
 // The order of depth. Chunk 2k + i, word t is what lane t of the four that share a row holds in
-// register 2i (+ 1 for its other row) of step k: of two words or more a pixel, its two are
+// register 2i (+ 1 for its other row) of step k: of two words or more a pixel, those of a span are
 // neighbours in memory.
 struct Depth {
   int tap;  // may be past the last: then the filters have no bits there
@@ -97,23 +104,26 @@ struct Depth {
     if constexpr (WORDS == 1) {
       return {chunk * kChunkWords + t, 0};
     } else {
-      return {chunk / 2 * kStepTaps + 2 * t / WORDS, 2 * t % WORDS + chunk % 2};
+      const int word = t * kSpanChunks + chunk % kSpanChunks;  // of the span
+      return {chunk / kSpanChunks * kSpanTaps + word / WORDS, word % WORDS};
     }
-  }
-
-  // Where the word of a filter stands in its column of the filters.
-  static __device__ int offset_of(int tap, int word) {
-    int chunk, t;
-    if constexpr (WORDS == 1) {
-      chunk = tap / kChunkWords;
-      t = tap % kChunkWords;
-    } else {
-      chunk = tap / kStepTaps * 2 + word % 2;
-      t = (tap % kStepTaps * WORDS + word) / 2;
-    }
-    return chunk * kFilterChunkBytes + 4 * t;
   }
 };
+
+template <int Words>
+__device__ inline void load_words(u32* to, u32 from) {
+  if constexpr (Words == 4) {
+    const uint4 loaded = load_chunk(from);
+    to[0] = loaded.x;
+    to[1] = loaded.y;
+    to[2] = loaded.z;
+    to[3] = loaded.w;
+  } else if constexpr (Words == 2) {
+    load_pair(to[0], to[1], from);
+  } else {
+    to[0] = load_shared(from);
+  }
+}
 
 // Where the first tap of an output pixel lies in its padded image, in bytes, and its border class.
 struct Spot {

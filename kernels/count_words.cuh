@@ -14,7 +14,9 @@ __device__ inline int count_words(u32 a, u32 b, u32 c, u32 d) {
 
 template <int Count>
 __device__ inline int count_words(const u32* words) {
-  if constexpr (Count == 8) {
+  if constexpr (Count == 16) {
+    return count_words<8>(words) + count_words<8>(words + 8);
+  } else if constexpr (Count == 8) {
     const u32 first = sum_bits(words[0], words[1], words[2]);
     const u32 second = sum_bits(first, words[3], words[4]);
     const u32 ones = sum_bits(second, words[5], words[6]);

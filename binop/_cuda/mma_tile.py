@@ -55,8 +55,8 @@ class Tile:
 
 
 # With producers a scheduler has three warps, and a thread 168 registers; else four and 128.
-LARGE = Tile(48, 64, 4, 2, producers=4)
-TALL = Tile(48, 64, 8, 1, producers=4)  # 64 channels, whose filters fit small shared memories
+LARGE = Tile(96, 64, 2, 2, producers=4)
+TALL = Tile(96, 64, 4, 1, producers=4)  # 64 channels, whose filters fit small shared memories
 SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth

@@ -29,19 +29,20 @@ from binop._cuda.wgmma_block import (
     residual_macros,
     stores_of,
 )
-from binop._cuda.wgmma_geometry import CHUNK_BYTES, MAX_STEPS, axes, patch_rows
+from binop._cuda.wgmma_geometry import CHUNK_BYTES, axes, patch_rows
 from binop._cuda.wgmma_rows_layout import COPY_BYTES, RowLayout, steps_of
 from binop.geometry import Conv2dGeometry
 from binop.packing import WORD_BITS, word_count
 
-_WORDS = (1, 2, 4, 8)  # of a pixel
+_WORDS = (1, 2, 4, 8, 16)  # of a pixel
+_MAX_STEPS = 18  # products of a tile: their fragments stay in registers
 _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
 _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
 _PRODUCER_REGISTERS = 56
 _PRODUCER_REGISTERS_OF_BITS = 40
-_HANDING_OVER = 3
+_MANY_STEPS = 10
 _MAX_CHANNELS = 192
 _MAX_CONSUMERS = 6
 # A row a lane of the producers: with more, compute-sanitizer's racecheck found hazards on an
@@ -98,7 +99,8 @@ def _most_consumers(tile_channels: int, steps: int, stores: str, residual: bool 
     fitting = [
         consumers
         for consumers in range(1, _MAX_CONSUMERS + 1)
-        if held + _registers_beside(consumers, stores, residual) <= _registers(consumers, stores)
+        if held + _registers_beside(consumers, stores, residual)
+        <= _registers(consumers, steps, stores)
         # The assembler refuses (C7602) a product with more sums than the launch has registers for.
         and sums + 30 <= _launched_registers(consumers)
     ]
@@ -117,11 +119,11 @@ def _registers_beside(consumers: int, stores: str, residual: bool) -> int:
     return {3: 44, 4: 52}.get(consumers, 56)
 
 
-def _registers(consumers: int, stores: str) -> int:
-    """Of a consumer's thread, to which the producers hand over theirs where there are three or more
-    (conv_wgmma_rows_tile.cuh)."""
+def _registers(consumers: int, steps: int, stores: str) -> int:
+    """Of a consumer's thread, to which the producers hand over theirs where there are three or
+    more, or two with many fragments (conv_wgmma_rows_tile.cuh)."""
     launched = _launched_registers(consumers)
-    if consumers < _HANDING_OVER:
+    if consumers < (2 if steps >= _MANY_STEPS else 3):
         return launched
     kept = _PRODUCER_REGISTERS_OF_BITS if stores == "bits" else _PRODUCER_REGISTERS
     return max(launched, (launched * (1 + consumers) - kept) // consumers // 8 * 8)
@@ -179,11 +181,11 @@ def why_not_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device)
     if geometry.groups != 1:
         return "groups"
     if word_count(geometry.channels) not in _WORDS:
-        return "a pixel's words are none of 1, 2, 4, 8"
+        return "a pixel's words are none of 1, 2, 4, 8, 16"
     layout = RowLayout.of(geometry)
     if layout.row % COPY_BYTES != 0 or call.alignment % COPY_BYTES != 0:
         return "rows of the image are not aligned"
-    if steps_of(geometry) > MAX_STEPS:
+    if steps_of(geometry) > _MAX_STEPS:
         return "the kernel has too many taps"
     cuts = border_cuts(geometry, call.pad_value)
     if cuts is None:

@@ -56,11 +56,12 @@ def _waits(geometry: Conv2dGeometry, pitch: int) -> int:
 
 
 def _loads(geometry: Conv2dGeometry, pitch: int) -> Iterator[list[int]]:
-    """Per load, the words of the lanes that are served at once: 32, or 16 that load two each."""
+    """Per load, the words of the lanes that are served at once: 32, or 16 that load two each,
+    or 8 that load four."""
     words = word_count(geometry.channels)
     columns = geometry.kernel[1]
     taps = geometry.kernel[0] * columns
-    lane_words = min(words, 2)
+    lane_words = min(words, 2) if words <= _STEP_WORDS else 4
     pixels = _BANKS // _ROW_LANES // lane_words
     for first in range(0, taps * words, _ROW_LANES * lane_words):
         together: list[int] = []

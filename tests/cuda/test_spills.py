@@ -76,11 +76,11 @@ def _tiles_of_rows() -> Iterator[Kernel]:
     floats = product(("bfloat16", "float32"), _STORES, (False, True), (None,))
     sums = product(("bfloat16", "float32"), ("kWide",), (False,), (PLAIN_SUM, FULL_SUM))
     every = [("bits", "bits", False, None), *floats, *sums]
-    options = product(every, (1, 2, 4, 8), range(32, 193, 32), (1, 3, 5))
+    options = product(every, (1, 2, 4, 8, 16), range(32, 193, 32), (1, 3, 5))
     for (out, stores, bias, residual), words, channels, kernel in options:
         steps = steps_of(replace(layer(32 * words, 28, 32), kernel=(kernel, kernel)))
         consumers = plan_wgmma_rows._most_consumers(channels, steps, stores, residual is not None)
-        if steps > 9 or consumers == 0:
+        if steps > plan_wgmma_rows._MAX_STEPS or consumers == 0:
             continue
         tile = RowsTile(channels, consumers)
         wide = rows(out, 32 * words, kernel, tile, bias=bias, residual=residual)
