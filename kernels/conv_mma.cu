@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
   extern __shared__ __align__(128) u8 dynamic[];
   const int channel_tiles = static_cast<int>(a.channel_tiles);
   const Block block = Block::at(a, static_cast<int>(blockIdx.x) % channel_tiles);
-  const Walk walk = {static_cast<int>(blockIdx.x) / channel_tiles};
+  const Walk walk = Walk::from(static_cast<int>(blockIdx.x) / channel_tiles);
   set_up(a, block, dynamic);
   walk_over_tiles(a, block, walk, dynamic);
 }

@@ -1,6 +1,6 @@
-// What is counted of the filters, for the table of classes (conv_mma_table.cuh): of each channel and
-// tap group_channels - 2 popc, [kernel_rows + 1][kernel_columns + 1][kTileN], a row and a column of
-// taps ahead of the first left free.
+// What is counted of the filters, for the table of classes (conv_mma_table.cuh): of each channel
+// and tap group_channels - 2 popc, [kernel_rows + 1][kernel_columns + 1][kTileN], a row and a
+// column of taps ahead of the first left free.
 #pragma once
 
 #include "conv_mma_filters.cuh"
@@ -41,7 +41,8 @@ __device__ inline void count_taps(const MmaArguments& a, const Block& block, int
   sync_consumers();
 }
 
-// From shared memory, where all filters are: neighbouring threads have neighbouring rows of a chunk.
+// From shared memory, where all filters are: neighbouring threads have neighbouring rows of a
+// chunk.
 __device__ inline void count_resident_taps(const MmaArguments& a, const u8* filters, int* sums) {
   const int columns = static_cast<int>(a.kernel_columns);
   const int planes = static_cast<int>(a.stage_planes);

@@ -18,9 +18,11 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
   bool started = false;  // whether a stage is under way
   int entries = 0;       // of the patch of the last stage that was started
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(shared, a.channels_at));
+  Operands operands = Operands::of(a, warp, shared);
   Sums sums = {};
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
+    const bool starts = now.stage == 0;
     const Spot* spots = now.spots(a, shared);
     int* set_bits = now.set_bits(a, shared);
     const u8* patch = now.address(a, shared);
@@ -39,7 +41,10 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
       continue;
     }
 
-    const Operands operands = Operands::of(a, warp, shared, spots);
+    if (starts) {
+      operands.enter(spots, warp);
+      clear(sums);
+    }
     multiply_stage(sums, operands, warp, shared_address(patch),
                    shared_address(now.filters(a, shared)), step_count(a));
     const int first_pixel = now.tile * kTileM;
@@ -58,6 +63,5 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
       __syncwarp();
       store_tile<OUT>(a, block, first_pixel, warp, finish, shared, rows, sums);
     }
-    clear(sums);
   }
 }

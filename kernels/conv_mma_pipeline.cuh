@@ -82,7 +82,8 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
     wait_barrier(ring.filled(now.slot), now.lap);
     // Not kept from stage to stage: registers are few.
     const Warp warp = Warp::of_thread();
-    const Operands operands = Operands::of(a, warp, shared, now.spots(a, shared));
+    Operands operands = Operands::of(a, warp, shared);
+    operands.enter(now.spots(a, shared), warp);
     multiply_stage(sums, operands, warp, shared_address(now.address(a, shared)),
                    shared_address(now.filters(a, shared)), step_count(a));
     __syncwarp();

@@ -32,17 +32,17 @@ struct Operands {
     return chunks + (warp.k * 2 + half) * static_cast<int>(sizeof(Chunk));
   }
 
-  static __device__ Operands of(const MmaArguments& a, const Warp& warp, u8* shared,
-                                const Spot* spots) {
+  static __device__ Operands of(const MmaArguments& a, const Warp& warp, u8* shared) {
     Operands operands;
     operands.chunk = chunk_lane(warp, shared_address(at<Chunk>(shared, a.chunks_at)));
     operands.filters = filter_lane(warp);
+    return operands;
+  }
+
+  __device__ void enter(const Spot* spots, const Warp& warp) {
     const int first = warp.m * WARP_M + static_cast<int>(threadIdx.x) % 16;
 #pragma unroll
-    for (int i = 0; i < kProductsM; ++i) {
-      operands.rows[i] = spots[first + i * 16].entry * kChunkBytes;
-    }
-    return operands;
+    for (int i = 0; i < kProductsM; ++i) rows[i] = spots[first + i * 16].entry * kChunkBytes;
   }
 };
 

@@ -65,10 +65,14 @@ struct Lane {
 constexpr int kPieceBits = WARP_N / 4;
 using Piece = Choose<WARP_N == 64, u16, u8>::Type;
 
-// What stays the same in every tile: of floats nothing, registers are few.
+// What stays the same in every tile.
 template <class Out>
 struct Finish {
-  static __device__ Finish of(const Block&, const Warp&, const Channel<Out>*) { return {}; }
+  const Channel<Out>* channels;
+
+  static __device__ Finish of(const Block&, const Warp&, const Channel<Out>* channels) {
+    return {channels};
+  }
 };
 
 // What is to be done with a lane's signs.
@@ -161,20 +165,20 @@ struct Crossing {
 
 template <class Out>
 __device__ void store_floats(const MmaArguments& a, const Block& block, int tile_pixel,
-                             const Warp& warp, const Row* rows, const Channel<Out>* channels,
+                             const Warp& warp, const Row* rows, const Finish<Out>& finish,
                              const int* table, const Sums& sums, Crossing<Out>* crossing) {
   const Lane lane = Lane::of_thread(a, tile_pixel, warp);
+#if ROWS
+  auto* out = static_cast<typename Out::Bits*>(a.out) + lane.first_pixel * a.out_channels +
+              block.first_channel + warp.n * WARP_N + lane_channel(lane_index(), 0);
+#endif
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
     const int in_warp = lane_channel(lane_index(), group);
     const int first = warp.n * WARP_N + in_warp;
     Channel<Out> constants[kLaneChannels];
 #pragma unroll
-    for (int c = 0; c < kLaneChannels; ++c) constants[c] = channels[first + c];
-#if ROWS
-    auto* out = static_cast<typename Out::Bits*>(a.out) + lane.first_pixel * a.out_channels +
-                block.first_channel + first;
-#endif
+    for (int c = 0; c < kLaneChannels; ++c) constants[c] = finish.channels[first + c];
 #pragma unroll
     for (int i = 0; i < kProductsM; ++i) {
 #pragma unroll
@@ -192,8 +196,9 @@ __device__ void store_floats(const MmaArguments& a, const Block& block, int tile
         }
 #if ROWS
         const int pixel = lane.first_pixel + i * 16 + half * 8;
-        if (pixel < lane.pixels && first < block.channels) store_row<Out>(out, values);
-        out += static_cast<u64>(static_cast<u32>(a.out_channels)) * 8;  // a single instruction
+        if (pixel < lane.pixels && first < block.channels) {
+          store_row<Out>(out + (i * 16 + half * 8) * a.out_channels + group * 32, values);
+        }
 #else
 #pragma unroll
         for (int c = 0; c < kLaneChannels; ++c) {
@@ -278,7 +283,7 @@ __device__ void store_tile(const MmaArguments& a, const Block& block, int first_
   } else {
     constexpr i64 kPartials = (WARPS_K - 1) * WARPS_M * WARPS_N * sizeof(Partials);
     auto* crossings = at<Crossing<Out>>(shared, a.scratch_at + kPartials);
-    store_floats<Out>(a, block, first_pixel, warp, rows, at<Channel<Out>>(shared, a.channels_at),
-                      table, sums, crossings + warp.m * WARPS_N + warp.n);
+    store_floats<Out>(a, block, first_pixel, warp, rows, finish, table, sums,
+                      crossings + warp.m * WARPS_N + warp.n);
   }
 }

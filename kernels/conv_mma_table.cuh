@@ -96,8 +96,8 @@ __device__ inline void write_entry(int* of_class, int channel, int correction,
 #endif
 }
 
-// The consumers fill the table, of kTileN words a class. `sums` (conv_mma_counts.cuh) become the sums
-// over all taps above and to the left: a rectangle is four of them.
+// The consumers fill the table, of kTileN words a class. `sums` (conv_mma_counts.cuh) become the
+// sums over all taps above and to the left: a rectangle is four of them.
 __device__ inline void build_table(const MmaArguments& a, const Block& block,
                                    const Channel<OUT>* channels, int* sums, int* table) {
   const int rows = static_cast<int>(a.kernel_rows);

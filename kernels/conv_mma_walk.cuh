@@ -10,21 +10,24 @@
 // one. A producer fills a slot when all consumers have multiplied what was there, and so have
 // stored the tile before that: with tiles of one stage, of one more than there are slots.
 constexpr int kMaxProducerSlots = 3;
-constexpr int kTilesKept = PRODUCERS > 0 ? kMaxProducerSlots + 1 : 2;
+constexpr u32 kTilesKept = PRODUCERS > 0 ? kMaxProducerSlots + 1 : 2;
 
+// (All but the tile in one register: they are few.)
 struct Walk {
   int tile;
-  int stage = 0;
-  int slot = 0;
-  u32 lap = 0;   // of the slots: even or odd
-  int turn = 0;  // of the tile, among kTilesKept
+  u32 stage : 24;
+  u32 slot : 4;
+  u32 turn : 3;  // of the tile, among kTilesKept
+  u32 lap : 1;   // of the slots: even or odd
+
+  static __device__ Walk from(int tile) { return {tile, 0, 0, 0, 0}; }
 
   __device__ void advance(const MmaArguments& a) {
-    if (++slot == static_cast<int>(a.slots)) {
+    if (++slot == static_cast<u32>(a.slots)) {
       slot = 0;
       lap ^= 1;
     }
-    if (++stage == static_cast<int>(a.stages)) {
+    if (++stage == static_cast<u32>(a.stages)) {
       stage = 0;
       tile += static_cast<int>(a.walkers);
       if (++turn == kTilesKept) turn = 0;
@@ -32,16 +35,16 @@ struct Walk {
   }
 
   __device__ bool is_last_stage(const MmaArguments& a) const {
-    return stage == static_cast<int>(a.stages) - 1;
+    return stage == static_cast<u32>(a.stages) - 1;
   }
 
   __device__ u8* address(const MmaArguments& a, u8* shared) const {
     const int bytes = static_cast<int>(a.patch_bytes + (a.resident ? 0 : a.filter_bytes));
-    return shared + static_cast<int>(a.ring_at) + slot * bytes;
+    return shared + static_cast<int>(a.ring_at) + static_cast<int>(slot) * bytes;
   }
 
   __device__ u8* filters(const MmaArguments& a, u8* shared) const {
-    return a.resident ? shared + stage * static_cast<int>(a.filter_bytes)
+    return a.resident ? shared + static_cast<int>(stage) * static_cast<int>(a.filter_bytes)
                       : address(a, shared) + static_cast<int>(a.patch_bytes);
   }
 

@@ -167,55 +167,73 @@ __device__ inline void store_channels(typename Out::Bits* out, int count, const 
   }
 }
 
-// Contiguous output: the pixels that this lane stores of one half of its rows. Two-byte values are
-// transposed within the warp, in blocks of 8 channels by 8 pixels, so that a lane holds two
-// neighbouring pixels of a channel; of four-byte values it stores those that it has.
+// Contiguous output: where this lane stores, in channel 0 of the block.
 template <class Out>
 struct LanePixels {
   using Bits = typename Out::Bits;
-  static constexpr bool kTransposed = sizeof(Bits) == 2;
-  static constexpr int kPixels = kTransposed ? 2 : 1;
 
-  Bits* to[kPixels];  // channel 0 of the block; null where there is no such pixel
+  Bits* to;   // its first pixel
+  int count;  // of its pixels, which follow each other, so many exist
+  int left;   // to the end of the image that they begin in
 
-  static __device__ LanePixels of(const WgmmaArguments& a, const Channels& channels, i64 first) {
-    const int lane = threadIdx.x % 32;
+  static __device__ LanePixels at(const WgmmaArguments& a, const Channels& channels, i64 first,
+                                  int most) {
     const i64 plane = a.out_height * a.out_width;
-    LanePixels pixels;
-#pragma unroll
-    for (int i = 0; i < kPixels; ++i) {
-      const i64 pixel = first + (kTransposed ? lane % 4 * 2 + i : lane / 4);
-      const i64 image = divide(pixel, plane);
-      const i64 position = image * a.out_channels * plane + (pixel - image * plane);
-      pixels.to[i] = pixel < a.batch * plane
-                         ? static_cast<Bits*>(a.out) + channels.first * plane + position
-                         : nullptr;
-    }
-    return pixels;
+    const i64 image = divide(first, plane);
+    const i64 position = first - image * plane;
+    const i64 existing = a.batch * plane - first;
+    return {
+        static_cast<Bits*>(a.out) + (image * a.out_channels + channels.first) * plane + position,
+        static_cast<int>(existing < 0      ? 0
+                         : existing < most ? existing
+                                           : most),
+        static_cast<int>(plane - position)};
   }
 
-  __device__ void store(i64 plane, int count, int word, const LaneValues& y) const {
+  __device__ Bits* channel(const WgmmaArguments& a, int index) const {
+    return to + static_cast<i64>(index) * (a.out_height * a.out_width);
+  }
+};
+
+// Two-byte values are transposed within the warp, in blocks of 8 channels by 8 pixels, which leaves
+// a lane two neighbouring pixels of a channel in both of its rows. Of two lanes that hold four of a
+// row, one takes those of the first and the other those of the second: all 16 pixels of the warp
+// are stored at once, 32 bytes of a channel.
+struct FourPixels {
+  static constexpr int kCount = 4;
+
+  // From the warp's first.
+  static __device__ int first() {
     const int lane = threadIdx.x % 32;
-    // Of channels and channels + 1, after a transposition: rows of the block are lanes / 4.
-    const int first = word * kWordBits + (kTransposed ? lane / 8 : lane % 4) * kLaneChannels;
+    return lane % 2 * 8 + lane % 4 / 2 * kCount;
+  }
+
+  static __device__ uint2 join(u32 of_first_row, u32 of_second_row) {
+    const bool second = threadIdx.x % 2 != 0;
+    const u32 got = __shfl_xor_sync(kAllLanes, second ? of_first_row : of_second_row, 1);
+    return second ? make_uint2(got, of_second_row) : make_uint2(of_first_row, got);
+  }
+
+  // To a channel of pixels.to's.
+  template <class Out>
+  static __device__ void store(const WgmmaArguments& a, const LanePixels<Out>& pixels, int channel,
+                               const uint2& four) {
+    using Bits = typename Out::Bits;
+    Bits* to = pixels.channel(a, channel);
+    const i64 plane = a.out_height * a.out_width;
+    if (plane % kCount == 0) {  // then all are of one image, and aligned
+      if (pixels.count > 0) *reinterpret_cast<uint2*>(to) = four;
+      return;
+    }
+    int end = pixels.left;  // of the image
 #pragma unroll
-    for (int i = 0; i < kLaneChannels; i += kPixels) {
-      if constexpr (kTransposed) {
-        const int channel = first + i + lane / 4 % 2;
-        const u32 pair = transpose_pairs(Out::pair_from_floats(y.values[i], y.values[i + 1]));
-        if (channel >= count) continue;
-        if (plane % 2 == 0) {  // then both pixels are of one image, and aligned
-          if (to[0] != nullptr) *reinterpret_cast<u32*>(to[0] + channel * plane) = pair;
-        } else {
-          if (to[0] != nullptr) to[0][channel * plane] = static_cast<Bits>(pair);
-          if (to[1] != nullptr) to[1][channel * plane] = static_cast<Bits>(pair >> 16);
-        }
-      } else {
-        const int channel = first + i;
-        if (channel < count && to[0] != nullptr) {
-          to[0][channel * plane] = Out::from_float(y.values[i]);
-        }
+    for (int i = 0; i < kCount; ++i) {
+      if (i == end) {
+        to += (a.out_channels - 1) * plane;
+        end += static_cast<int>(plane);
       }
+      const u32 pair = i < 2 ? four.x : four.y;
+      if (i < pixels.count) to[i] = static_cast<Bits>(i % 2 == 0 ? pair : pair >> 16);
     }
   }
 };
@@ -271,8 +289,20 @@ __device__ inline void store_floats(const WgmmaArguments& a, const Channels& cha
   }
 }
 
-// Contiguous output, one of the rows after the other: the addresses of both would not fit beside
-// the sums.
+// Eight channels of one of this lane's rows.
+__device__ inline LaneValues finish_channels(const Sums& sums, int word, int half,
+                                             const ClassValues& counted,
+                                             const ChannelValues& channels, float of_row) {
+  LaneValues y;
+#pragma unroll
+  for (int i = 0; i < kLaneChannels; ++i) {
+    const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.value(i));
+    y.values[i] = channels.finish(i, dot_of(scaled, of_row));
+  }
+  return y;
+}
+
+// Contiguous output of four-byte values: a lane stores those that it has, one row after the other.
 template <class Out>
 __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                     const LaneRows& rows, const Sums& sums) {
@@ -280,21 +310,54 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float of_row = row_value(rows.set[half]);
-    const LanePixels<Out> pixels = LanePixels<Out>::of(a, channels, rows.first + 8 * half);
+    const auto pixel = LanePixels<Out>::at(a, channels, rows.first + 8 * half + lane / 4, 1);
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
       hold_loads();
       const int channel = word * kWordBits + lane % 4 * kLaneChannels;
       const ClassValues counted =
           ClassValues::load(ClassValues::at(shared, rows.border[half], channel));
-      const ChannelValues of_channels = ChannelValues::load(shared + 4 * channel);
-      LaneValues y;
+      const LaneValues y = finish_channels(sums, word, half, counted,
+                                           ChannelValues::load(shared + 4 * channel), of_row);
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        const float scaled = scale_and_add(sum_of(sums, word, half, i), counted.value(i));
-        y.values[i] = of_channels.finish(i, dot_of(scaled, of_row));
+        if (channel + i < channels.count && pixel.count > 0) {
+          *pixel.channel(a, channel + i) = Out::from_float(y.values[i]);
+        }
       }
-      pixels.store(a.out_height * a.out_width, channels.count, word, y);
+    }
+  }
+}
+
+// And of two-byte values.
+template <class Out>
+__device__ inline void store_fours(const WgmmaArguments& a, const Channels& channels, u32 shared,
+                                   const LaneRows& rows, const Sums& sums) {
+  const int lane = threadIdx.x % 32;
+  const float of_row[2] = {row_value(rows.set[0]), row_value(rows.set[1])};
+  const auto pixels = LanePixels<Out>::at(a, channels, rows.first + FourPixels::first(), 4);
+#pragma unroll
+  for (int word = 0; word < kTileWords; ++word) {
+    hold_loads();
+    const int channel = word * kWordBits + lane % 4 * kLaneChannels;
+    const auto of_channels = ChannelValues::load(shared + 4 * channel);
+    u32 pairs[2][kLaneChannels / 2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const ClassValues counted =
+          ClassValues::load(ClassValues::at(shared, rows.border[half], channel));
+      const LaneValues y = finish_channels(sums, word, half, counted, of_channels, of_row[half]);
+#pragma unroll
+      for (int i = 0; i < kLaneChannels; i += 2) {
+        pairs[half][i / 2] = transpose_pairs(Out::pair_from_floats(y.values[i], y.values[i + 1]));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLaneChannels / 2; ++i) {
+      // A block's rows are channels now: lanes / 4.
+      const int transposed = word * kWordBits + lane / 8 * kLaneChannels + 2 * i + lane / 4 % 2;
+      const uint2 four = FourPixels::join(pairs[0][i], pairs[1][i]);
+      if (transposed < channels.count) FourPixels::store(a, pixels, transposed, four);
     }
   }
 }
@@ -302,7 +365,9 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
 template <class Out>
 __device__ inline void store_tile(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                   const LaneRows& rows, const Sums& sums) {
-  if constexpr (STORES == kPixels) {
+  if constexpr (STORES == kPixels && sizeof(typename Out::Bits) == 2) {
+    store_fours<Out>(a, channels, shared, rows, sums);
+  } else if constexpr (STORES == kPixels) {
     store_pixels<Out>(a, channels, shared, rows, sums);
   } else {
     store_floats<Out>(a, channels, shared, rows, sums);

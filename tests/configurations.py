@@ -27,6 +27,8 @@ from binop.packing import word_count
 TILES = {
     "large": mma_tile.LARGE,
     "tall": mma_tile.TALL,
+    "large-floats": mma_tile.LARGE_OF_FLOATS,
+    "tall-floats": mma_tile.TALL_OF_FLOATS,
     "shallow": mma_tile.SHALLOW,
     "medium": mma_tile.MEDIUM,
     "small": mma_tile.SMALL,
@@ -92,6 +94,8 @@ ROWS = [
     Case("rows-dilated", 128, 16, h=12, w=14, n=2, padding=(4, 3), dilation=(4, 3)),
     Case("rows-5x5", 64, 16, h=10, w=16, n=2, kernel=(5, 5), padding=(2, 2)),
     Case("rows-1x3", 64, 24, h=9, w=20, kernel=(1, 3), padding=(0, 1)),
+    Case("rows-1-pixel", 256, 40, h=1, w=1, n=70, kernel=(1, 1), padding=(0, 0)),
+    Case("rows-3-pixels", 256, 40, h=1, w=3, n=30, kernel=(1, 1), padding=(0, 0)),
     Case("rows-many-images", 64, 32, h=3, w=4, n=40),  # a patch of more than 32 rows
     Case("rows-large", 64, 64, h=30, w=58, n=2),  # several tiles a block
 ]

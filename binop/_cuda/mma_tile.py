@@ -54,13 +54,23 @@ class Tile:
         return self.pixels // 16 * (self.channels // 8)
 
 
-# With producers a scheduler has three warps, and a thread 168 registers; else four and 128.
-LARGE = Tile(96, 64, 2, 2, producers=4)
-TALL = Tile(96, 64, 4, 1, producers=4)  # 64 channels, whose filters fit small shared memories
+# With producers a scheduler has three warps, and a thread 168 registers; else four and 128. Sums of
+# 64 x 64 leave 40, which is too few where floats are stored, or bits decided one by one.
+LARGE = Tile(64, 64, 4, 2, producers=4)
+TALL = Tile(64, 64, 8, 1, producers=4)  # 64 channels, whose filters fit small shared memories
+LARGE_OF_FLOATS = Tile(48, 64, 4, 2, producers=4)
+TALL_OF_FLOATS = Tile(48, 64, 8, 1, producers=4)
 SHALLOW = Tile(32, 64, 4, 1)  # few products an output: four warps a scheduler store in turn
 MEDIUM = Tile(32, 32, 2, 2)  # a few images
 SMALL = Tile(16, 32, 1, 1, 4)  # one image: many blocks, whose warps split the depth
-TILES = (LARGE, TALL, SHALLOW, MEDIUM, SMALL)
+_OF_PAIRS = (LARGE, TALL)
+TILES = (*_OF_PAIRS, LARGE_OF_FLOATS, TALL_OF_FLOATS, SHALLOW, MEDIUM, SMALL)
+
+
+def decides_pairs(tile: Tile) -> bool:
+    """Whether it is only for packed output that is decided two channels at a time."""
+    return tile in _OF_PAIRS
+
 
 # 1-bit matrix instructions exist from sm_80 on; from sm_100 on the compiler emulates them with
 # 8-bit ones, which takes registers that the large tiles do not have.

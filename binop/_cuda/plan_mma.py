@@ -27,6 +27,7 @@ from binop._cuda.mma_tile import (
     FIRST_EMULATED,
     FIRST_WITH_MMA,
     TILES,
+    decides_pairs,
     mma_kernel,
 )
 from binop.geometry import Conv2dGeometry
@@ -55,6 +56,8 @@ def candidates(
                     geometry, call, tile, patch, stage_planes, resident,
                     tiles <= device.multiprocessors,
                 )  # fmt: skip
+                if decides_pairs(tile) and not candidate.in_pairs:
+                    continue
                 _, shared_bytes = candidate.places()
                 if shared_bytes <= device.block_shared_bytes:
                     yield candidate, shared_bytes

@@ -90,15 +90,14 @@ class RowsTile:
 def _most_consumers(tile_channels: int, steps: int, stores: str, residual: bool = False) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
     held = RowsTile(tile_channels, 1).columns // 2 + 4 * steps
-    if stores == "kPixels":
-        few = held <= 60 and tile_channels <= 32
-        return 4 if few else 2 if held <= 128 and tile_channels <= 160 else 1
     if residual and (stores != "kWide" or tile_channels > MAX_CHANNELS_OF_RESIDUAL):
         return 0
     sums = RowsTile(tile_channels, 1).columns // 2
+    # (Of three consumers these spill 32 bytes in float32.)
+    most = 2 if (stores, tile_channels, steps) == ("kPixels", 64, 9) else _MAX_CONSUMERS
     fitting = [
         consumers
-        for consumers in range(1, _MAX_CONSUMERS + 1)
+        for consumers in range(1, most + 1)
         if held + _registers_beside(consumers, stores, residual)
         <= _registers(consumers, steps, stores)
         # The assembler refuses (C7602) a product with more sums than the launch has registers for.

@@ -68,8 +68,7 @@ def test_few_channels_are_left_to_rows(channels: int, size: int, call: ConvCall)
     ("geometry", "choice"),
     [
         (S6, Choice("conv_wgmma_in_place", (128, 2, 2))),
-        (layer(512, 7, 512), Choice("conv_wgmma_in_place", (128, 3, 1))),
-        (layer(512, 7, 512, batch=1), Choice("conv_wgmma_in_place", (32, 4, 1))),
+        (layer(512, 7, 512), Choice("conv_wgmma_rows", (128, 2))),
         (
             replace(layer(1024, 14, 1024), kernel=(1, 1), padding=(0, 0)),
             Choice("conv_wgmma", (256, 2)),

@@ -52,7 +52,8 @@ _SUM = replace(CALL, out="bfloat16", residual=ResidualSum(False, True, False))
         (layer(64, 56, 64), "conv_wgmma_rows.cu"),
         (layer(128, 28, 128), "conv_wgmma_rows.cu"),
         (layer(256, 14, 256), "conv_wgmma_rows.cu"),
-        (layer(512, 7, 512), "conv_wgmma.cu"),
+        (layer(512, 7, 512), "conv_wgmma_rows.cu"),
+        (layer(1024, 7, 1024), "conv_wgmma.cu"),
     ],
 )
 def test_residual_sums_of_few_channels(geometry: Conv2dGeometry, kernel: str) -> None:
@@ -78,10 +79,10 @@ def test_residual_sums_that_one_kernel_takes_or_none() -> None:
         (layer(64, 8, 64), CALL, Device((8, 9), 128, 101376, 102400), "warpgroup-wide"),
         (replace(layer(64, 8, 24), groups=2), CALL, H200, "groups"),
         (layer(96, 8, 64), CALL, H200, "words"),
-        (layer(512, 8, 64), CALL, H200, "words"),
+        (layer(1024, 8, 64), CALL, H200, "words"),
         (layer(64, 7, 64), CALL, H200, "aligned"),
         (layer(64, 8, 64), replace(CALL, alignment=8), H200, "aligned"),
-        (replace(layer(256, 30, 64), kernel=(4, 4)), CALL, H200, "too many taps"),
+        (replace(layer(256, 30, 64), kernel=(5, 5)), CALL, H200, "too many taps"),
         (replace(layer(64, 2, 64), padding=(4, 4)), CALL, H200, "smaller than the kernel"),
         (layer(32, 2000, 64), CALL, H200, "too large"),
         (layer(64, 236, 64), CALL, H200, "shared memory"),

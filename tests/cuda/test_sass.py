@@ -45,10 +45,10 @@ _CHOSEN = [
     Kernel("conv_simt.cu", (("OUT", "bfloat16"),)),
     MMA_PEAK,
     mma_kernel("bits", mma_tile.LARGE, pairs=True),
-    mma_kernel("bfloat16", mma_tile.LARGE),
-    mma_kernel("float16", mma_tile.LARGE, rows=False),
-    mma_kernel("float32", mma_tile.TALL),
-    mma_kernel("bits", mma_tile.LARGE),
+    mma_kernel("bfloat16", mma_tile.LARGE_OF_FLOATS),
+    mma_kernel("float16", mma_tile.LARGE_OF_FLOATS, rows=False),
+    mma_kernel("float32", mma_tile.TALL_OF_FLOATS),
+    mma_kernel("bits", mma_tile.LARGE_OF_FLOATS),
     mma_kernel("bits", mma_tile.SHALLOW, pairs=True),
     mma_kernel("float32", mma_tile.SHALLOW),
     mma_kernel("bits", mma_tile.MEDIUM),
@@ -183,24 +183,32 @@ def test_peaks_are_loops_of_products_alone(
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("tile", [mma_tile.LARGE, mma_tile.TALL])
-@pytest.mark.parametrize("out", ["bits", "bfloat16"])
+@pytest.mark.parametrize(
+    ("out", "tile"),
+    [
+        ("bits", mma_tile.LARGE),
+        ("bits", mma_tile.TALL),
+        ("bfloat16", mma_tile.LARGE_OF_FLOATS),
+        ("bfloat16", mma_tile.TALL_OF_FLOATS),
+    ],
+)
 def test_consumers_multiply_without_waiting(
     out: str, tile: mma_tile.Tile, arch: str, machine_code: MachineCode
 ) -> None:
-    """The loop is two steps of 24 products (6 cycles each on an H200) with the loads of the next
-    between them, and no barrier."""
+    """The loop is a step's products (6 cycles each on an H200) with the loads of the next between
+    them, and no barrier."""
     code, _ = machine_code(mma_kernel(out, tile, pairs=out == "bits"), arch)
     products = _matching(_BIT_PRODUCT, code)
     first = max(i for i, line in enumerate(code[: products[0]]) if line.strip().startswith(".L_"))
     end = next(i for i in _matching(r"\bBRA\b", code) if i > first)
     loop = _instructions(code[first:end])
     assert code[first].strip().rstrip(":") in code[end]
-    assert len(_matching(_BIT_PRODUCT, loop)) == 2 * 24
-    assert len(_matching("LDSM", loop)) == 2 * 7
+    rows, columns = tile.warp_pixels // 16, tile.warp_channels // 8
+    assert len(_matching(_BIT_PRODUCT, loop)) == rows * columns
+    assert len(_matching("LDSM", loop)) == rows + columns // 2
     assert not _matching(r"\bBAR\b|SYNCS|BSYNC", loop)
     assert len(_matching("WARPSYNC", loop)) == 1  # in front of the first product
-    assert len(loop) - 2 * 24 < 48
+    assert len(loop) - rows * columns < 24
 
 
 def test_few_instructions_stand_around_the_products_of_few_channels(
