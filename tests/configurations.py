@@ -80,12 +80,10 @@ ROWS = [
     Case("rows-2-words", 64, 64, h=13, w=14, n=3),
     Case("rows-4-words", 128, 136, h=11, w=13, n=2),
     Case("rows-8-words", 256, 33, h=7, w=7, n=4),
-    Case("rows-16-words", 512, 72, h=7, w=7, n=4),
     Case("rows-tail-1", 20, 40, h=9, w=8, n=2),
     Case("rows-tail-2", 50, 64, h=20, w=18, n=2, padding=(0, 1)),
     Case("rows-tail-4", 100, 40, h=9, w=9, n=2, padding=(1, 0)),
     Case("rows-tail-8", 250, 16, h=6, w=5, n=3),
-    Case("rows-tail-16", 490, 40, h=5, w=6, n=2, padding=(1, 0)),
     Case("rows-1x1", 256, 96, h=10, w=10, n=2, kernel=(1, 1), padding=(0, 0)),
     Case("rows-1x1-stride2", 128, 9, h=11, w=11, n=2, kernel=(1, 1), stride=(2, 2), padding=(0, 0)),
     Case("rows-1x1-padded", 64, 8, h=4, w=4, n=2, kernel=(1, 1), padding=(2, 1)),
@@ -94,10 +92,12 @@ ROWS = [
     Case("rows-dilated", 128, 16, h=12, w=14, n=2, padding=(4, 3), dilation=(4, 3)),
     Case("rows-5x5", 64, 16, h=10, w=16, n=2, kernel=(5, 5), padding=(2, 2)),
     Case("rows-1x3", 64, 24, h=9, w=20, kernel=(1, 3), padding=(0, 1)),
-    Case("rows-1-pixel", 256, 40, h=1, w=1, n=70, kernel=(1, 1), padding=(0, 0)),
-    Case("rows-3-pixels", 256, 40, h=1, w=3, n=30, kernel=(1, 1), padding=(0, 0)),
     Case("rows-many-images", 64, 32, h=3, w=4, n=40),  # a patch of more than 32 rows
     Case("rows-large", 64, 64, h=30, w=58, n=2),  # several tiles a block
+    Case("rows-16-words", 512, 72, h=7, w=7, n=4),
+    Case("rows-tail-16", 490, 40, h=5, w=6, n=2, padding=(1, 0)),
+    Case("rows-1-pixel", 256, 40, h=1, w=1, n=70, kernel=(1, 1), padding=(0, 0)),
+    Case("rows-3-pixels", 256, 40, h=1, w=3, n=30, kernel=(1, 1), padding=(0, 0)),
 ]
 
 # For conv_wgmma_in_place, beside those of TILED that have no stride: slabs of other planes, and
