@@ -42,7 +42,7 @@ _SET_COLUMNS = 16  # of a product, that count the activations' bits
 _REGISTERS = 65536
 _PRODUCER_REGISTERS = 56
 _PRODUCER_REGISTERS_OF_BITS = 40
-_MANY_STEPS = 10
+_MANY_STEPS = 10  # kManySteps of conv_wgmma_rows_tile.cuh
 _MAX_CHANNELS = 192
 _MAX_CONSUMERS = 6
 # A row a lane of the producers: with more, compute-sanitizer's racecheck found hazards on an
@@ -89,10 +89,10 @@ class RowsTile:
 
 def _most_consumers(tile_channels: int, steps: int, stores: str, residual: bool = False) -> int:
     """For which the compiler keeps sums, fragments and the epilogue in registers."""
-    held = RowsTile(tile_channels, 1).columns // 2 + 4 * steps
     if residual and (stores != "kWide" or tile_channels > MAX_CHANNELS_OF_RESIDUAL):
         return 0
     sums = RowsTile(tile_channels, 1).columns // 2
+    held = sums + 4 * steps
     # (Of three consumers these spill 32 bytes in float32.)
     most = 2 if (stores, tile_channels, steps) == ("kPixels", 64, 9) else _MAX_CONSUMERS
     fitting = [

@@ -78,6 +78,9 @@ _CHOSEN = [
     rows("float16", 64, 1, RowsTile(64, 2), last=False),
     rows("bfloat16", 64, 3, RowsTile(64, 4), bias=True),
     rows("float32", 256, 3, RowsTile(128, 2), bias=True),
+    rows("bits", 512, 3, RowsTile(128, 2)),
+    rows("bfloat16", 512, 3, RowsTile(128, 2)),
+    rows("bits", 490, 1, RowsTile(128, 3)),
     wgmma("bfloat16", 64, 3, WgmmaTile(64, 3), residual=PLAIN_SUM),
     wgmma("bfloat16", 128, 3, WgmmaTile(128, 2), residual=PLAIN_SUM),
     wgmma("float16", 64, 3, WgmmaTile(64, 3), residual=FULL_SUM),
@@ -137,7 +140,10 @@ def test_wide_products_follow_each_other(kernel: Kernel, machine_code: MachineCo
     between = code[products[0] : products[-1]]
     waiting = "WARPGROUP.DEPBAR" if in_place else "WARPGROUP"  # blocks begin one after the other
     assert not any(waiting in line for line in between)  # no waiting for a product
-    if not of_rows and int(macros["CONSUMERS"]) > 1:
+    hands_over = any("USETMAXREG" in line for line in code)
+    if not of_rows:
+        assert hands_over == (int(macros["CONSUMERS"]) > 1)
+    if hands_over:
         # Registers are handed on from what the block was launched with: fewer would never suffice.
         launched = 65536 // (128 * (1 + int(macros["CONSUMERS"]))) // 8 * 8
         assert jit.Resources.of_log(log).registers == launched
