@@ -47,7 +47,7 @@ struct BitRows {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       rows.entries[half] =
-          table + border[half] * Layout::kClassBytes + (set[half] & 1) * BitTable::kOddBytes;
+          table + border[half] * Layout::kBorderBytes + (set[half] & 1) * BitTable::kOddBytes;
       rows.set_pair[half] = half_set_pair(set[half]);
     }
     return rows;

@@ -29,8 +29,6 @@ struct ResidualArguments : ResidualPointers, WgmmaArguments {};
 constexpr int kNorm = 2;  // rows of the constants in shared memory, after alpha and the addend
 constexpr int kActivation = kNorm + 4;
 constexpr int kShift = kActivation + 3 * ACTIVATION;
-constexpr int kFirstClass = (Layout::kTable - Layout::kAlpha) / (4 * TILE_N);  // the table's
-static_assert(Layout::kTable == Layout::kAlpha + 4 * TILE_N * kFirstClass);
 
 // Those rows, of one channel: all loads are in flight before the first is stored.
 struct ResidualConstants {
@@ -276,10 +274,12 @@ class ResidualEpilogue {
 
   static __device__ int lane() { return threadIdx.x % 4; }
 
-  // Of a row of the constants or of the table, for this lane's first channel of a word.
+  // This lane's first of a word.
+  static __device__ int channel_of(int word) { return word * kWordBits + lane() * kLaneChannels; }
+
+  // Of a row of the constants, for that channel.
   static __device__ u32 constants(u32 shared, int row, int word) {
-    const int channel = word * kWordBits + lane() * kLaneChannels;
-    return shared + Layout::kAlpha + 4 * (TILE_N * row + channel);
+    return shared + Layout::kAlpha + 4 * (TILE_N * row + channel_of(word));
   }
 
   __device__ void load(const WgmmaArguments& a, int word) {
@@ -298,12 +298,12 @@ class ResidualEpilogue {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float negative_set = static_cast<float>(-2 * rows.set[half]);
-      const LaneValues counted =
-          LaneValues::load(constants(shared, kFirstClass + rows.border[half], word));
+      const ClassValues counted =
+          ClassValues::load(ClassValues::at(shared, rows.border[half], channel_of(word)));
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
         const int sum = sum_of(sums, word, half, i);
-        s.rows[half].values[i] = dot_of(scale_and_add(sum, counted.values[i]), negative_set);
+        s.rows[half].values[i] = dot_of(scale_and_add(sum, counted.value(i)), negative_set);
       }
     }
     const auto multiply = [](float value, float by) { return __fmul_rn(value, by); };

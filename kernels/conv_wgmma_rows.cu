@@ -13,63 +13,9 @@
 #include "conv_wgmma_epilogue.cuh"
 // (After the epilogue.)
 #include "conv_wgmma_rows_filters.cuh"
+#include "conv_wgmma_rows_fragments.cuh"
 #include "conv_wgmma_rows_patch.cuh"
 #include "overlap.cuh"
-
-// Where this lane's words of a load lie, from the first tap on, in bytes.
-struct LaneDepth {
-  static constexpr int kWords = WORDS == 1 ? 1 : kSpanChunks;  // of a load: a word a chunk
-  static constexpr int kLoads = kChunks / kWords;              // of a row
-
-  int offsets[kLoads];
-
-  static __device__ LaneDepth of(const WgmmaArguments& a) {
-    LaneDepth depth;
-    const int tap_rows = static_cast<int>(a.dilation_rows * a.pitch_bytes);
-    const int tap_columns = static_cast<int>(a.dilation_columns) * kPixelBytes;
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const Depth at = Depth::at(i * kWords, threadIdx.x % 4);
-      // Without bits in the filters, any words will do.
-      const int tap = at.tap < kTaps ? at.tap : 0;
-      depth.offsets[i] =
-          tap / KERNEL_COLUMNS * tap_rows + tap % KERNEL_COLUMNS * tap_columns + at.word * 4;
-      keep(depth.offsets[i]);
-    }
-    return depth;
-  }
-};
-
-struct Fragments {
-  u32 registers[kSteps][4];
-
-  // What is loaded together comes in neighbouring registers, not where products want it. To move it
-  // there is cheaper than to load words one by one: those of a warp fall into few of the banks.
-  __device__ void load(const u32 (&rows)[2], const LaneDepth& depth) {
-#pragma unroll
-    for (int i = 0; i < 2 * LaneDepth::kLoads; ++i) {
-      const int half = i % 2;
-      u32 words[LaneDepth::kWords];
-      load_words<LaneDepth::kWords>(words, rows[half] + depth.offsets[i / 2]);
-#pragma unroll
-      for (int j = 0; j < LaneDepth::kWords; ++j) {
-        const int chunk = i / 2 * LaneDepth::kWords + j;
-        registers[chunk / 2][chunk % 2 * 2 + half] = words[j];
-      }
-    }
-  }
-
-  // The sums are valid after wait_products.
-  __device__ void multiply(FilterTile<kColumns> filters, Sums& sums) const {
-    begin_products();
-#pragma unroll
-    for (int k = 0; k < kSteps; ++k) {
-      multiply_async(sums, registers[k], filters, k > 0);
-      filters.low += FilterTile<kColumns>::kStep;
-    }
-    commit_products();
-  }
-};
 
 struct FloatEpilogue {
   int pixel;  // this lane's first of the tile
@@ -107,52 +53,17 @@ struct FloatEpilogue {
 
 using Epilogue = Choose<Channel<OUT>::kPacked, BitsEpilogue, FloatEpilogue>::Type;
 
-// This lane's two pixels of a tile: where their first taps lie in the stack of padded images, and
-// their border classes.
-struct PixelPlaces {
-  u32 offset[2];
-  u32 border[2];
-};
-
-struct PlaceFinder {
-  u32 spots;
-  u32 plane;
-  u32 image_bytes;  // of a padded image
-  i64 by_plane;
-
-  static __device__ PlaceFinder of(const Work& work) {
-    const WgmmaArguments& a = work.a;
-    PlaceFinder finder = {work.shared + work.layout.spots,
-                          static_cast<u32>(a.out_height) * static_cast<u32>(a.out_width),
-                          static_cast<u32>(a.image_rows) * static_cast<u32>(a.pitch_bytes),
-                          a.by_plane};
-    hold(finder.spots);
-    hold(finder.plane);
-    hold(finder.image_bytes);
-    return finder;
-  }
-
-  __device__ PixelPlaces find(int pixel) const {
-    PixelPlaces places;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const u32 image = divide_by(pixel + 8 * half, by_plane);
-      const u32 spot = load_shared(spots + 4 * (pixel + 8 * half - image * plane));
-      places.border[half] = Spot::border_of(spot);
-      places.offset[half] = Spot::offset_of(spot) + image * image_bytes;
-    }
-    return places;
-  }
-};
-
-// Reads the fragments of a patch as soon as it is there, and returns it to the producer.
-__device__ inline void take_patch(const Work& work, const Stage& stage, const PixelPlaces& pixels,
-                                  const LaneDepth& depth, bool leader, Fragments& fragments) {
+// Reads the fragments of a patch as soon as it is there, and returns it to the producers; the
+// border classes of its pixels are returned here.
+__device__ inline void take_patch(const Work& work, const Stage& stage, const LanePlaces& lanes,
+                                  const LaneDepth& depth, bool leader, Fragments& fragments,
+                                  u32 (&border)[2]) {
   const u32 full = work.shared + Layout::kFull + 8 * stage.index;
   wait_barrier(full, stage.phase);
-  const u32 origin = load_shared(work.shared + Layout::kOrigins + 4 * stage.index);
-  const u32 rows[2] = {pixels.offset[0] + origin, pixels.offset[1] + origin};
-  fragments.load(rows, depth);
+  const PixelPlaces places = lanes.load(stage.patch(work.a, 0));
+  fragments.load(places, depth);
+  border[0] = places.border[0];
+  border[1] = places.border[1];
   __syncwarp();
   if (leader) arrive(full + Layout::kEmpty - Layout::kFull);
 }
@@ -187,36 +98,40 @@ constexpr bool kFindsEarly = !Channel<OUT>::kPacked && !RESIDUAL;
 // no registers for waiting between products and stores.)
 constexpr int kMultiply = CONSUMERS > 1 && !RESIDUAL ? 1 : 0;
 
+// What needs nothing from global memory.
+__device__ inline void prepare_places(const Work& work) {
+  write_parts(work);
+  write_ones(work);
+  sync_consumers();
+  write_spots(work);
+  arrive_threads<kThreads>(kSpotsBarrier);
+}
+
 __device__ void consume(Work work, int consumer) {
   const WgmmaArguments& a = work.a;
   work.channels.pin();
+  if constexpr (kSpareRegisters >= 48) pin(work.shared);  // else it is found out in every tile
   prepare_places(work);
-  const int first_row =
-      consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;
-  PlaceFinder finder;
+  const int first_of_warp = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;
+  const int first_row = first_of_warp + threadIdx.x % 32 / 4;
   LaneDepth depth;
-  if constexpr (kFindsEarly) {
-    finder = PlaceFinder::of(work);
-    depth = LaneDepth::of(a);
-  }
+  if constexpr (kFindsEarly) depth = LaneDepth::of(a);
   wait_for_launch_before();
   prepare<OUT>(work);
   if (consumer >= kMultiply) write_table<OUT, kMultiply>(work);
   if constexpr (kMultiply == 0) sync_consumers();
-  if constexpr (!kFindsEarly) {
-    finder = PlaceFinder::of(work);
-    depth = LaneDepth::of(a);
-  }
-  PixelPlaces places = finder.find(work.first_tile * kTileM + first_row);
+  if constexpr (!kFindsEarly) depth = LaneDepth::of(a);
   Epilogue epilogue(work, first_row);
   const FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
+  const auto lanes = LanePlaces::of(work.shared + work.layout.patches, first_of_warp);
 
   u32 leader = threadIdx.x % 32 == 0;
   hold(leader);
   Stage stage;
   Fragments fragments;
+  u32 border[2];  // of what `fragments` holds
   const auto take = [&] {
-    take_patch(work, stage, places, depth, leader != 0, fragments);
+    take_patch(work, stage, lanes, depth, leader != 0, fragments, border);
     stage.advance(a);
   };
   if constexpr (kRoomy) take();
@@ -230,15 +145,15 @@ __device__ void consume(Work work, int consumer) {
     if (kMultiply > 0 && tile == work.first_tile) {
       wait_barrier(work.shared + Layout::kTabled, 0);
     }
-    const u32 border[2] = {places.border[0], places.border[1]};
+    const u32 of_tile[2] = {border[0], border[1]};
     tile += work.walkers;
     more = tile < static_cast<int>(a.pixel_tiles);
-    places = finder.find(tile * kTileM + first_row);
     wait_products();
     if constexpr (kRoomy) {
+      fragments.forget();
       if (more) take();
     }
-    epilogue.store(work, border, sums);
+    epilogue.store(work, of_tile, sums);
   } while (more);
 }
 

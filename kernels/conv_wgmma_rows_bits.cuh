@@ -23,9 +23,10 @@ struct BitsEpilogue {
   static constexpr int kWords = BitShares::kWords;
   static constexpr int kGroups = BitShares::kGroups;
 
-  u32 table;  // this lane's entries
-  u32* out;   // its first word of the tile
-  int left;   // pixels to the last, from its first of the tile on
+  u32 table;   // this lane's entries
+  u32* out;    // its first word of the tile
+  int left;    // pixels to the last, from its first of the tile on
+  u32 second;  // bytes from a word of this lane's first row to that of the other
   ByteExchange exchange;
   WordMasks masks[kGroups];  // (of kRoomy)
 
@@ -38,9 +39,11 @@ struct BitsEpilogue {
     table = work.shared + Layout::kTable + lane * 16;
     out = static_cast<u32*>(a.out) + static_cast<i64>(pixel) * row_words(a) +
           work.channels.first / kWordBits + lane % kWords;
+    second = 8 * 4 * static_cast<u32>(row_words(a));
     left = half < 2 ? static_cast<int>(a.batch * a.out_height * a.out_width) - pixel : 0;
     exchange = ByteExchange::of(lane);
     hold(table);
+    if constexpr (!kBothRows) hold(second);
     hold(exchange.of_two);
     hold(exchange.of_four);
 #pragma unroll
@@ -60,10 +63,9 @@ struct BitsEpilogue {
     } else {
       of_group = WordMasks::load(work.shared, group * kWords);
     }
-    if (left > 8 * half && of_group.exists != 0) {
-      out[8 * half * row_words(work.a) + group * kWords] =
-          (below ^ of_group.toggle) & of_group.exists;
-    }
+    const bool exists = left > 8 * half && of_group.exists != 0;
+    store_word_if(exists, reinterpret_cast<u8*>(out + group * kWords) + (half == 0 ? 0u : second),
+                  (below ^ of_group.toggle) & of_group.exists);
   }
 
   __device__ void begin(const Work&) {}

@@ -1,5 +1,5 @@
 // What the consumers of conv_wgmma_rows make before their first tile: the filters in shared memory,
-// the constants and the table of border classes, and where pixels lie.
+// the constants and the table of border classes.
 #pragma once
 
 #include "conv_wgmma_border.cuh"
@@ -27,10 +27,12 @@ struct SpanWords {
 #pragma unroll
     for (int i = 0; i < kSpanWords; i += kLoadWords) {
       const int in_span = kPieces > 1 ? (i / kChunkWords + turn) % kPieces * kChunkWords : i;
-      const int word = span * kSpanWords + in_span;
+      const int word = span * kSpanTaps * WORDS + in_span;
 #pragma unroll
       for (int j = 0; j < kLoadWords; ++j) words[i + j] = 0;
-      if (exists && word < kTaps * WORDS) load_words<kLoadWords>(words + i, filter + 4 * word);
+      if (exists && in_span < kSpanTaps * WORDS && word < kTaps * WORDS) {
+        load_words<kLoadWords>(words + i, filter + 4 * word);
+      }
     }
 #pragma unroll
     for (int by = 1; by < kPieces; by *= 2) turn_back(by, (turn & by) != 0);
@@ -46,8 +48,8 @@ struct SpanWords {
 
   // In the order of Depth.
   __device__ uint4 chunk(int index) const {
-    constexpr int kApart = WORDS == 1 ? 1 : kSpanChunks;
-    const u32* first = words + index * (WORDS == 1 ? kChunkWords : 1);
+    constexpr int kApart = kNeighbours ? kSpanChunks : 1;
+    const u32* first = words + index * (kNeighbours ? 1 : kChunkWords);
     return make_uint4(first[0], first[kApart], first[2 * kApart], first[3 * kApart]);
   }
 
@@ -137,47 +139,6 @@ __device__ inline void write_ones(const Work& work) {
   }
 }
 
-// A spot is the sum of its row's part and its column's.
-__device__ inline void write_parts(const Work& work) {
-  const WgmmaArguments& a = work.a;
-  const int height = static_cast<int>(a.out_height);
-  const int parts = height + static_cast<int>(a.out_width);
-#pragma unroll 1
-  for (int i = threadIdx.x; i < parts; i += kConsumerThreads) {
-    const bool of_row = i < height;
-    const BorderAxis axis = {
-        static_cast<int>(of_row ? a.stride_rows : a.stride_columns),
-        static_cast<int>(of_row ? a.padding_rows : a.padding_columns),
-        static_cast<int>(of_row ? a.dilation_rows : a.dilation_columns),
-        of_row ? a.tap_rows_inverse : a.tap_columns_inverse,
-        static_cast<int>(of_row ? a.window_rows - a.height : a.reach_columns - a.width),
-        static_cast<int>(of_row ? a.cut_first_rows : a.cut_first_columns)};
-    const int output = of_row ? i : i - height;
-    const int border = Layout::classes(a) > 1 ? axis.class_of(output) : 0;
-    const int step = of_row ? static_cast<int>(a.step_rows * a.pitch_bytes)
-                            : static_cast<int>(a.stride_columns) * kPixelBytes;
-    const int offset = output * step + (of_row ? static_cast<int>(a.first_bytes) : 0);
-    store_shared(work.shared + work.layout.parts + 4 * i,
-                 Spot::make(offset, of_row ? border * Layout::column_classes(a) : border));
-  }
-}
-
-// A row a warp.
-__device__ inline void write_spots(const Work& work) {
-  const int height = static_cast<int>(work.a.out_height);
-  const int width = static_cast<int>(work.a.out_width);
-  const u32 parts = work.shared + work.layout.parts;
-#pragma unroll 1
-  for (int row = threadIdx.x / 32; row < height; row += kConsumerThreads / 32) {
-    const u32 of_row = load_shared(parts + 4 * row);
-#pragma unroll 1
-    for (int column = threadIdx.x % 32; column < width; column += 32) {
-      store_shared(work.shared + work.layout.spots + 4 * (row * width + column),
-                   of_row + load_shared(parts + 4 * (height + column)));
-    }
-  }
-}
-
 // What is counted of two neighbouring channels in each row of taps, over the columns that a border
 // class leaves.
 struct CountedRows {
@@ -248,14 +209,6 @@ __device__ inline void write_all_constants(const Work& work) {
     const int threshold = write_constants<Out>(work.a, work.channels, channel, work.shared);
     store_shared(work.shared + Layout::kThresholds + 4 * channel, threshold);
   }
-}
-
-// What needs nothing from global memory, by all threads.
-__device__ inline void prepare_places(const Work& work) {
-  write_parts(work);
-  write_ones(work);
-  sync_consumers();
-  write_spots(work);
 }
 
 // What the products read, by the consumers. A block's code runs cold here, so that a loop is faster

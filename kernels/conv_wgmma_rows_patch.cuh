@@ -1,10 +1,10 @@
-// The producers of conv_wgmma_rows, a warpgroup: they have rows of images copied into patches. A
-// warp issues its lanes' copies one after the other, about 60 cycles each, so that the rows are
-// dealt out to four.
+// The producers of conv_wgmma_rows, a warpgroup: they have rows of images copied into patches, and
+// say where each pixel's first tap lies there. A warp issues its lanes' copies one after the other,
+// about 60 cycles each, so that the rows are dealt out to four.
 #pragma once
 
 #include "conv_wgmma_ring.cuh"
-#include "conv_wgmma_rows_tile.cuh"
+#include "conv_wgmma_rows_places.cuh"
 
 constexpr u32 kPadWord = PAD_ONES ? ~0u : 0u;
 
@@ -65,8 +65,8 @@ __device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows
     if (lane == 0) expect_bytes(full, __popc(copied) * row_bytes);
     __syncwarp();
     if (inside) {
-      const i64 source = (image * a.height + image_row) * (a.row_bytes / 4);
-      copy_row(target, a.x + source, row_bytes, full);
+      const int source = image * static_cast<int>(a.height) + image_row;
+      copy_row(target, a.x + static_cast<i64>(source) * (row_bytes / 4), row_bytes, full);
     }
   }
 }
@@ -74,19 +74,19 @@ __device__ inline void fill_patch(const WgmmaArguments& a, const PatchRows& rows
 __device__ inline void produce(const Work& work, int producer) {
   const WgmmaArguments& a = work.a;
   Stage stage;
+  PlaceWalk walk = PlaceWalk::from(work);
 #pragma unroll 1
   for (int tile = work.first_tile; tile < static_cast<int>(a.pixel_tiles); tile += work.walkers) {
     const PatchRows rows = PatchRows::of(a, tile);
-    const u32 patch = stage.patch(a, work.shared + work.layout.patches);
+    const u32 places = stage.patch(a, work.shared + work.layout.patches);
+    const u32 patch = places + Places::kBytes;
     const u32 full = work.shared + Layout::kFull + 8 * stage.index;
     wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
     fill_patch(a, rows, producer, patch, full);
-    if (threadIdx.x == kConsumerThreads) {
-      // Where the first of the padded images would begin.
-      const int above = rows.image * static_cast<int>(a.image_rows) + rows.row;
-      store_shared(work.shared + Layout::kOrigins + 4 * stage.index,
-                   patch - above * static_cast<u32>(a.pitch_bytes));
-    }
+    if (tile == work.first_tile) sync_threads<kThreads>(kSpotsBarrier);
+    // Where the first of the padded images would begin.
+    const int above = rows.image * static_cast<int>(a.image_rows) + rows.row;
+    walk.write(patch - above * static_cast<u32>(a.pitch_bytes), places);
     arrive(full);  // each thread for what it has written
     stage.advance(a);
   }
@@ -101,8 +101,8 @@ __device__ inline void fill_sides(const WgmmaArguments& a, u32 patches, int prod
   const u32 stage_bytes = static_cast<u32>(a.stage_bytes);
 #pragma unroll 1
   for (int stage = producer; stage < static_cast<int>(a.stages); stage += kProducers) {
-    const u32 patch = patches + stage * stage_bytes;
-    const u32 end = patch + stage_bytes;
+    const u32 patch = patches + stage * stage_bytes + Places::kBytes;
+    const u32 end = patch + stage_bytes - Places::kBytes;
 #pragma unroll 1
     for (u32 row = patch + threadIdx.x % 32 * pitch; row + pitch <= end; row += 32 * pitch) {
 #pragma unroll 1

@@ -14,8 +14,8 @@
 //   RESIDUAL    1: the output is the one of conv_wgmma_residual.cuh, whose macros come with it
 //
 // A patch is what a tile of pixels reads: some rows of the padded images, as they lie in memory,
-// pixel by pixel. A product takes 8 words of depth, two a lane of the four that share a row: see
-// Depth for which.
+// pixel by pixel. Before it stand the places of the tile's pixels in it. A product takes 8 words of
+// depth, two a lane of the four that share a row: see Depth for which.
 #pragma once
 
 #include "conv_wgmma_channels.cuh"
@@ -38,6 +38,10 @@ struct WgmmaArguments : ConvArguments {
   i64 by_out_width;
   i64 by_out_height;
   i64 by_plane;     // outputs of an image
+  i64 spots_bytes;  // of theirs
+  i64 image_bytes;  // of a padded image
+  i64 step_spots;   // bytes from a tile of a block to its next, less whole images
+  i64 step_images;  // and those
   i64 step_rows;    // rows of the padded image from one output row to the next
   i64 skip_rows;    // rows of the image from one row of the padded image to the next
   i64 reach_rows;   // rows of the padded image under one output pixel
@@ -57,11 +61,14 @@ constexpr int kThreads = kConsumerThreads + kWarpgroup;  // and the producers
 constexpr int kProducers = kWarpgroup / 32;              // warps
 constexpr int kTaps = KERNEL_ROWS * KERNEL_COLUMNS;
 constexpr int kStepWords = 8;  // of depth, in a product
-// A span is whole taps of whole products.
+// A span is whole taps of whole products: so many as there is room for, or where that makes as few
+// spans those of one row of the kernel.
 constexpr int kSpanWords = WORDS > kStepWords ? WORDS : kStepWords;
-constexpr int kSpanTaps = kSpanWords / WORDS;
+constexpr int kSpanRoom = kSpanWords / WORDS;
 constexpr int kSpanChunks = kSpanWords / kChunkWords;
-constexpr int kSpans = (kTaps + kSpanTaps - 1) / kSpanTaps;
+constexpr int kSpans = (kTaps + kSpanRoom - 1) / kSpanRoom;
+constexpr bool kRowSpans = WORDS == 2 && KERNEL_COLUMNS <= kSpanRoom && kSpans == KERNEL_ROWS;
+constexpr int kSpanTaps = kRowSpans ? KERNEL_COLUMNS : kSpanRoom;
 constexpr int kChunks = kSpans * kSpanChunks;
 constexpr int kSteps = kChunks / 2;  // products of a tile
 constexpr int kPixelBytes = 4 * WORDS;
@@ -93,20 +100,22 @@ __device__ inline void hold(u32& value) {
   if constexpr (kRoomy) pin(value);
 }
 
+// Fragments come by ldmatrix, where a chunk is a pixel.
+constexpr bool kMatrices = WORDS == kChunkWords;
+// A lane's words of a span are neighbours in memory.
+constexpr bool kNeighbours = WORDS == 2 || WORDS >= kStepWords;
+
 // The order of depth. Chunk 2k + i, word t is what lane t of the four that share a row holds in
-// register 2i (+ 1 for its other row) of step k: of two words or more a pixel, those of a span are
-// neighbours in memory.
+// register 2i (+ 1 for its other row) of step k.
 struct Depth {
-  int tap;  // may be past the last: then the filters have no bits there
+  int tap;  // kTaps or more: none, where the filters have no bits
   int word;
 
   static __device__ Depth at(int chunk, int t) {
-    if constexpr (WORDS == 1) {
-      return {chunk * kChunkWords + t, 0};
-    } else {
-      const int word = t * kSpanChunks + chunk % kSpanChunks;  // of the span
-      return {chunk / kSpanChunks * kSpanTaps + word / WORDS, word % WORDS};
-    }
+    const int in_span = chunk % kSpanChunks;
+    const int word = kNeighbours ? t * kSpanChunks + in_span : in_span * kChunkWords + t;
+    const int tap = chunk / kSpanChunks * kSpanTaps + word / WORDS;
+    return {word / WORDS < kSpanTaps ? tap : kTaps, word % WORDS};
   }
 };
 
@@ -136,15 +145,14 @@ struct Spot {
   static __device__ u32 border_of(u32 spot) { return spot & ((1u << kClassBits) - 1); }
 };
 
-// Addresses in shared memory: barriers, where padded images begin, constants of the channels,
-// counted bits, spots, filters, patches.
+// Addresses in shared memory: barriers, constants of the channels, counted bits, the table,
+// spots, filters, patches.
 struct Layout {
   static constexpr int kFull = 0;  // barriers of 8 bytes: patches filled
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
-  static constexpr int kCopied = kEmpty + 8 * kMaxStages;   // barrier: the filters are there
-  static constexpr int kTabled = kCopied + 8;               // barrier: so is the table
-  static constexpr int kOrigins = kTabled + 8;              // u32 [stages]
-  static constexpr int kAlpha = kOrigins + 4 * kMaxStages;  // float [kConstants][TILE_N]
+  static constexpr int kCopied = kEmpty + 8 * kMaxStages;  // barrier: the filters are there
+  static constexpr int kTabled = kCopied + 8;              // barrier: so is the table
+  static constexpr int kAlpha = kTabled + 8;               // float [kConstants][TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);
@@ -153,6 +161,8 @@ struct Layout {
   static constexpr int kTable = kCounted + 4 * TILE_N * kTaps;          // [classes], per channel
   static constexpr int kClassBytes =
       (NARROW ? 2 : 4) * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
+
+  static constexpr int kBorderBytes = 1;  // what LaneRows counts borders in
 
   int spots;  // u32 [plane]
   int parts;  // of spots: u32 [out_height + out_width]
@@ -163,8 +173,7 @@ struct Layout {
   static __device__ Layout of(const WgmmaArguments& a) {
     Layout layout;
     layout.spots = kTable + kClassBytes * classes(a);
-    const int plane = static_cast<int>(a.out_height) * static_cast<int>(a.out_width);
-    layout.parts = layout.spots + 4 * plane;
+    layout.parts = layout.spots + static_cast<int>(a.spots_bytes);
     const int parts = static_cast<int>(a.out_height) + static_cast<int>(a.out_width);
     layout.filters = (layout.parts + 4 * parts + 127) / 128 * 128;
     layout.copies = layout.filters + kChunks * kFilterChunkBytes;
@@ -183,6 +192,12 @@ struct Layout {
   static __device__ int classes(const WgmmaArguments& a) {
     return row_classes(a) * column_classes(a);
   }
+};
+
+// What producers say of a tile's pixels, at the start of its stage.
+struct Places {
+  static constexpr int kBorders = 4 * kTileM;  // u32 [kTileM]: bytes into the table
+  static constexpr int kBytes = 8 * kTileM;    // before: the address of a pixel's first tap
 };
 
 // What every role knows of its block.

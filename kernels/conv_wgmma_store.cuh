@@ -20,7 +20,7 @@ using Sums = ProductSums<kColumns>;
 struct LaneRows {
   i64 first;      // pixel of the warp
   int pixel[2];   // negative: none
-  u32 border[2];  // classes
+  u32 border[2];  // times Layout::kBorderBytes: where their classes lie in the table
   int set[2];     // popc(a)
 
   // No index that the compiler does not know: the array would leave its registers.
@@ -53,7 +53,7 @@ struct LaneValues {
 // What a border class adds to 8 channels; `channel` is their first.
 struct ClassValues {
   static __device__ u32 at(u32 shared, u32 border, int channel) {
-    return shared + Layout::kTable + border * Layout::kClassBytes + (NARROW ? 2 : 4) * channel;
+    return shared + Layout::kTable + border * Layout::kBorderBytes + (NARROW ? 2 : 4) * channel;
   }
 
 #if NARROW
@@ -172,22 +172,17 @@ template <class Out>
 struct LanePixels {
   using Bits = typename Out::Bits;
 
-  Bits* to;   // its first pixel
-  int count;  // of its pixels, which follow each other, so many exist
-  int left;   // to the end of the image that they begin in
+  Bits* to;      // its first pixel
+  int existing;  // pixels from there to the last of all
+  int left;      // and to the end of their image
 
-  static __device__ LanePixels at(const WgmmaArguments& a, const Channels& channels, i64 first,
-                                  int most) {
+  static __device__ LanePixels at(const WgmmaArguments& a, const Channels& channels, i64 first) {
     const i64 plane = a.out_height * a.out_width;
     const i64 image = divide(first, plane);
     const i64 position = first - image * plane;
-    const i64 existing = a.batch * plane - first;
     return {
         static_cast<Bits*>(a.out) + (image * a.out_channels + channels.first) * plane + position,
-        static_cast<int>(existing < 0      ? 0
-                         : existing < most ? existing
-                                           : most),
-        static_cast<int>(plane - position)};
+        static_cast<int>(a.batch * plane - first), static_cast<int>(plane - position)};
   }
 
   __device__ Bits* channel(const WgmmaArguments& a, int index) const {
@@ -196,44 +191,47 @@ struct LanePixels {
 };
 
 // Two-byte values are transposed within the warp, in blocks of 8 channels by 8 pixels, which leaves
-// a lane two neighbouring pixels of a channel in both of its rows. Of two lanes that hold four of a
-// row, one takes those of the first and the other those of the second: all 16 pixels of the warp
-// are stored at once, 32 bytes of a channel.
-struct FourPixels {
-  static constexpr int kCount = 4;
+// a lane two neighbouring pixels of a channel in both of its rows, 8 pixels apart.
+template <class Out>
+struct PixelPairs {
+  using Bits = typename Out::Bits;
 
-  // From the warp's first.
-  static __device__ int first() {
+  u32 pairs[2];
+
+  // Whether four pixels in a row are of one image, and aligned.
+  static __device__ bool come_in_fours(const WgmmaArguments& a) {
+    return a.out_height * a.out_width % 4 == 0;
+  }
+
+  // This lane's first pixel, from the warp's.
+  static __device__ int first(bool in_fours) {
     const int lane = threadIdx.x % 32;
-    return lane % 2 * 8 + lane % 4 / 2 * kCount;
+    return in_fours ? lane % 2 * 8 + lane % 4 / 2 * 4 : lane % 4 * 2;
   }
 
-  static __device__ uint2 join(u32 of_first_row, u32 of_second_row) {
+  // To a channel, where one store is to have all 16 pixels of the warp, 32 bytes. Of two lanes that
+  // hold four of a row, one takes those of the first row and the other those of the second.
+  __device__ void store_four(const WgmmaArguments& a, const LanePixels<Out>& pixels, int channel,
+                             bool exists) const {
     const bool second = threadIdx.x % 2 != 0;
-    const u32 got = __shfl_xor_sync(kAllLanes, second ? of_first_row : of_second_row, 1);
-    return second ? make_uint2(got, of_second_row) : make_uint2(of_first_row, got);
+    const u32 got = __shfl_xor_sync(kAllLanes, second ? pairs[0] : pairs[1], 1);
+    if (!exists || pixels.existing <= 0) return;
+    *reinterpret_cast<uint2*>(pixels.channel(a, channel)) =
+        second ? make_uint2(got, pairs[1]) : make_uint2(pairs[0], got);
   }
 
-  // To a channel of pixels.to's.
-  template <class Out>
-  static __device__ void store(const WgmmaArguments& a, const LanePixels<Out>& pixels, int channel,
-                               const uint2& four) {
-    using Bits = typename Out::Bits;
-    Bits* to = pixels.channel(a, channel);
+  // One after the other, each store with pixels that are close.
+  __device__ void store_each(const WgmmaArguments& a, const LanePixels<Out>& pixels,
+                             int channel) const {
     const i64 plane = a.out_height * a.out_width;
-    if (plane % kCount == 0) {  // then all are of one image, and aligned
-      if (pixels.count > 0) *reinterpret_cast<uint2*>(to) = four;
-      return;
-    }
+    Bits* to = pixels.channel(a, channel);
     int end = pixels.left;  // of the image
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (i == end) {
-        to += (a.out_channels - 1) * plane;
-        end += static_cast<int>(plane);
-      }
-      const u32 pair = i < 2 ? four.x : four.y;
-      if (i < pixels.count) to[i] = static_cast<Bits>(i % 2 == 0 ? pair : pair >> 16);
+    for (int i = 0; i < 4; ++i) {
+      const int apart = i / 2 * 8 + i % 2;
+      for (; apart >= end; end += static_cast<int>(plane)) to += (a.out_channels - 1) * plane;
+      const u32 pair = pairs[i / 2];
+      if (apart < pixels.existing) to[apart] = static_cast<Bits>(i % 2 == 0 ? pair : pair >> 16);
     }
   }
 };
@@ -310,7 +308,7 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const float of_row = row_value(rows.set[half]);
-    const auto pixel = LanePixels<Out>::at(a, channels, rows.first + 8 * half + lane / 4, 1);
+    const auto pixel = LanePixels<Out>::at(a, channels, rows.first + 8 * half + lane / 4);
 #pragma unroll
     for (int word = 0; word < kTileWords; ++word) {
       hold_loads();
@@ -321,7 +319,7 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
                                            ChannelValues::load(shared + 4 * channel), of_row);
 #pragma unroll
       for (int i = 0; i < kLaneChannels; ++i) {
-        if (channel + i < channels.count && pixel.count > 0) {
+        if (channel + i < channels.count && pixel.existing > 0) {
           *pixel.channel(a, channel + i) = Out::from_float(y.values[i]);
         }
       }
@@ -331,17 +329,19 @@ __device__ inline void store_pixels(const WgmmaArguments& a, const Channels& cha
 
 // And of two-byte values.
 template <class Out>
-__device__ inline void store_fours(const WgmmaArguments& a, const Channels& channels, u32 shared,
+__device__ inline void store_pairs(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                    const LaneRows& rows, const Sums& sums) {
+  using Pairs = PixelPairs<Out>;
   const int lane = threadIdx.x % 32;
   const float of_row[2] = {row_value(rows.set[0]), row_value(rows.set[1])};
-  const auto pixels = LanePixels<Out>::at(a, channels, rows.first + FourPixels::first(), 4);
+  const bool in_fours = Pairs::come_in_fours(a);
+  const auto pixels = LanePixels<Out>::at(a, channels, rows.first + Pairs::first(in_fours));
 #pragma unroll
   for (int word = 0; word < kTileWords; ++word) {
     hold_loads();
     const int channel = word * kWordBits + lane % 4 * kLaneChannels;
     const auto of_channels = ChannelValues::load(shared + 4 * channel);
-    u32 pairs[2][kLaneChannels / 2];
+    Pairs of_block[kLaneChannels / 2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const ClassValues counted =
@@ -349,15 +349,24 @@ __device__ inline void store_fours(const WgmmaArguments& a, const Channels& chan
       const LaneValues y = finish_channels(sums, word, half, counted, of_channels, of_row[half]);
 #pragma unroll
       for (int i = 0; i < kLaneChannels; i += 2) {
-        pairs[half][i / 2] = transpose_pairs(Out::pair_from_floats(y.values[i], y.values[i + 1]));
+        of_block[i / 2].pairs[half] =
+            transpose_pairs(Out::pair_from_floats(y.values[i], y.values[i + 1]));
       }
     }
+    // A block's rows are channels now: lanes / 4.
+    const int transposed = word * kWordBits + lane / 8 * kLaneChannels + lane / 4 % 2;
+    if (in_fours) {
 #pragma unroll
-    for (int i = 0; i < kLaneChannels / 2; ++i) {
-      // A block's rows are channels now: lanes / 4.
-      const int transposed = word * kWordBits + lane / 8 * kLaneChannels + 2 * i + lane / 4 % 2;
-      const uint2 four = FourPixels::join(pairs[0][i], pairs[1][i]);
-      if (transposed < channels.count) FourPixels::store(a, pixels, transposed, four);
+      for (int i = 0; i < kLaneChannels / 2; ++i) {
+        of_block[i].store_four(a, pixels, transposed + 2 * i, transposed + 2 * i < channels.count);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLaneChannels / 2; ++i) {
+        if (transposed + 2 * i < channels.count) {
+          of_block[i].store_each(a, pixels, transposed + 2 * i);
+        }
+      }
     }
   }
 }
@@ -366,7 +375,7 @@ template <class Out>
 __device__ inline void store_tile(const WgmmaArguments& a, const Channels& channels, u32 shared,
                                   const LaneRows& rows, const Sums& sums) {
   if constexpr (STORES == kPixels && sizeof(typename Out::Bits) == 2) {
-    store_fours<Out>(a, channels, shared, rows, sums);
+    store_pairs<Out>(a, channels, shared, rows, sums);
   } else if constexpr (STORES == kPixels) {
     store_pixels<Out>(a, channels, shared, rows, sums);
   } else {

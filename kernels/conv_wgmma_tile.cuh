@@ -108,6 +108,7 @@ struct Layout {
   static constexpr int kTable = kAlpha + 4 * TILE_N * kConstants;  // [classes], per channel
   static constexpr int kClassBytes =
       (NARROW ? 2 : 4) * TILE_N + (Channel<OUT>::kPacked && TILE_N % 64 == 0 ? 128 : 0);
+  static constexpr int kBorderBytes = kClassBytes;  // what LaneRows counts borders in
 
   int counted;  // int [kTaps][TILE_N]
   int filters;

@@ -62,6 +62,7 @@ __device__ inline void wait_products() {
 
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
+__device__ inline void keep(u32& value) { asm volatile("" : "+r"(value)); }
 __device__ inline void keep(const void*& pointer) { asm volatile("" : "+l"(pointer)); }
 
 // The same where the assembler, which looks through `keep`, would compute it again: not through a
@@ -69,6 +70,9 @@ __device__ inline void keep(const void*& pointer) { asm volatile("" : "+l"(point
 __device__ inline void pin(u32& value) {
   value = __shfl_sync(kAllLanes, value, static_cast<int>(threadIdx.x) % 32);
 }
+
+// Whatever its register holds: nothing before is wanted any more.
+__device__ inline void forget(u32& value) { asm volatile("" : "=r"(value)); }
 
 __device__ inline void store_shared(u32 address, u32 value) {
   asm volatile("st.shared.u32 [%0], %1;" : : "r"(address), "r"(value) : "memory");
@@ -126,6 +130,13 @@ __device__ inline void store_vector_if(bool exists, void* to, u32 x, u32 y, u32 
       "@p st.global.v4.u32 [%1], {%2, %3, %4, %5};\n\t}"
       :
       : "r"(static_cast<int>(exists)), "l"(to), "r"(x), "r"(y), "r"(z), "r"(w));
+}
+
+// (Of a condition the compiler makes a branch, and what the store needs behind it.)
+__device__ inline void store_word_if(bool exists, void* to, u32 word) {
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.b32 p, %0, 0;\n\t@p st.global.u32 [%1], %2;\n\t}"
+               :
+               : "r"(static_cast<int>(exists)), "l"(to), "r"(word));
 }
 
 // 16 bytes.

@@ -51,11 +51,10 @@ WGMMA_SIZES = (
 WGMMA_ROWS_SIZES = (
     "channel_tiles", "channel_tiles_inverse", "pixel_tiles", "walkers", "step_pixels",
     "step_words", "stages", "stage_bytes", "row_bytes", "pitch_bytes", "first_bytes",
-    "inside_bytes", "image_rows", "by_image_rows",
-    "by_out_width", "by_out_height", "by_plane", "step_rows", "skip_rows", "reach_rows",
-    "window_rows", "reach_columns", "tap_rows_inverse", "tap_columns_inverse",
-    "cut_first_rows", "cut_last_rows", "cut_first_columns",
-    "cut_last_columns",
+    "inside_bytes", "image_rows", "by_image_rows", "by_out_width", "by_out_height", "by_plane",
+    "spots_bytes", "image_bytes", "step_spots", "step_images", "step_rows", "skip_rows",
+    "reach_rows", "window_rows", "reach_columns", "tap_rows_inverse", "tap_columns_inverse",
+    "cut_first_rows", "cut_last_rows", "cut_first_columns", "cut_last_columns",
 )  # fmt: skip
 # What conv_mma takes after CONV_SIZES.
 MMA_SIZES = (

@@ -51,6 +51,7 @@ _MAX_PATCH_ROWS = 128
 _MAX_STAGES = 6
 _MIN_STAGES = 2
 _MAX_PIXELS = 2**30
+_MAX_ROWS = 2**31
 _MAX_EXTENT = 2**15
 _MAX_OFFSET = 2**20  # Spot of conv_wgmma_rows_tile.cuh
 _MAX_CLASSES = 2**12
@@ -144,7 +145,7 @@ class RowsMemory:
     ) -> RowsMemory:
         rows, columns = axes(geometry)
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
-        barriers = 8 * 2 * 8 + 8 + 4 * 8 + 8
+        barriers = 8 * 2 * 8 + 8 + 8
         taps = math.prod(geometry.kernel)
         table = class_bytes(geometry, call, tile.channels)
         constants = 2 if call.residual is None else call.residual.constants
@@ -152,7 +153,8 @@ class RowsMemory:
         tables = barriers + 4 * tile.channels * (constants + 1 + taps) + table * classes + spots
         copies = tile.channels * taps * word_count(geometry.channels) * WORD_BITS // 8
         filters = 2 * steps_of(geometry) * tile.columns * CHUNK_BYTES + copies
-        return cls(divide_up(tables, 128) * 128 + filters, divide_up(patch, 128) * 128)
+        places = 8 * tile.pixels
+        return cls(divide_up(tables, 128) * 128 + filters, divide_up(places + patch, 128) * 128)
 
 
 def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[RowsTile]:
@@ -193,6 +195,7 @@ def why_not_wgmma_rows(geometry: Conv2dGeometry, call: ConvCall, device: Device)
     if (
         max(rows.padded, columns.padded, rows.size, columns.size) >= _MAX_EXTENT
         or out_pixels(geometry) >= _MAX_PIXELS
+        or geometry.batch * geometry.height >= _MAX_ROWS
         or rows.padded * layout.pitch >= _MAX_OFFSET
         or border_classes(cuts) > _MAX_CLASSES
     ):
@@ -258,12 +261,15 @@ def plan_wgmma_rows(
     rows, columns = axes(geometry)
     rounds = divide_up(_pixel_tiles(geometry, tile), walkers)
     stages = min(memory.stages(device.block_shared_bytes), max(_MIN_STAGES, rounds))
+    plane = rows.out * columns.out
+    step_pixels = walkers * tile.pixels
+    image_bytes = rows.padded * layout.pitch
     sizes = conv_sizes(geometry, call) | {
         "channel_tiles": channel_tiles,
         "channel_tiles_inverse": inverse(channel_tiles),
         "pixel_tiles": _pixel_tiles(geometry, tile),
         "walkers": walkers,
-        "step_pixels": walkers * tile.pixels,
+        "step_pixels": step_pixels,
         "step_words": walkers * tile.pixels * word_count(geometry.out_channels),
         "stages": stages,
         "stage_bytes": memory.stage,
@@ -275,7 +281,11 @@ def plan_wgmma_rows(
         "by_image_rows": reciprocal(rows.padded),
         "by_out_width": reciprocal(columns.out),
         "by_out_height": reciprocal(rows.out),
-        "by_plane": reciprocal(rows.out * columns.out),
+        "by_plane": reciprocal(plane),
+        "spots_bytes": 4 * plane,
+        "image_bytes": image_bytes,
+        "step_spots": 4 * (step_pixels % plane),
+        "step_images": image_bytes * (step_pixels // plane),
         "step_rows": rows.step,
         "skip_rows": rows.skip,
         "reach_rows": rows.reach,

@@ -40,6 +40,14 @@ class RowLayout:
         return cls(row, inside, first, min(pitches, key=lambda pitch: _waits(geometry, pitch)))
 
 
+def is_row_a_span(geometry: Conv2dGeometry) -> bool:
+    """Whether a load's taps are those of a row of the kernel: kRowSpans of the tile's header."""
+    rows, columns = geometry.kernel
+    room = _STEP_WORDS // 2
+    spans = divide_up(rows * columns, room)
+    return word_count(geometry.channels) == 2 and columns <= room and spans == rows
+
+
 def steps_of(geometry: Conv2dGeometry) -> int:
     """Products of a tile."""
     words = word_count(geometry.channels)
@@ -47,8 +55,8 @@ def steps_of(geometry: Conv2dGeometry) -> int:
 
 
 def _waits(geometry: Conv2dGeometry, pitch: int) -> int:
-    """Accesses that the fragments of one tile take: of the lanes that load together, as many as one
-    bank has different words."""
+    """Accesses that the fragments of one row of a tile take: of the lanes that load together, as
+    many as one bank has different words."""
     return sum(
         max(len({word for word in together if word % _BANKS == bank}) for bank in range(_BANKS))
         for together in _loads(geometry, pitch // _WORD_BYTES)
@@ -56,22 +64,21 @@ def _waits(geometry: Conv2dGeometry, pitch: int) -> int:
 
 
 def _loads(geometry: Conv2dGeometry, pitch: int) -> Iterator[list[int]]:
-    """Per load, the words of the lanes that are served at once: 32, or 16 that load two each,
-    or 8 that load four."""
+    """Per load the words of its lanes, where these are of several taps: of one or two words a
+    pixel, which are loaded one by one."""
     words = word_count(geometry.channels)
+    if words > 2:
+        return
     columns = geometry.kernel[1]
     taps = geometry.kernel[0] * columns
-    lane_words = min(words, 2) if words <= _STEP_WORDS else 4
-    pixels = _BANKS // _ROW_LANES // lane_words
-    for first in range(0, taps * words, _ROW_LANES * lane_words):
-        together: list[int] = []
-        for lane in range(_ROW_LANES):
-            tap, word = divmod(first + lane * lane_words, words)
-            if tap >= taps:
-                continue
-            row, column = divmod(tap, columns)
-            place = row * geometry.dilation[0] * pitch + column * geometry.dilation[1] * words
-            for pixel in range(pixels):
-                start = place + pixel * geometry.stride[1] * words + word
-                together += range(start, start + lane_words)
-        yield together
+    together = columns if is_row_a_span(geometry) else _ROW_LANES  # taps of a load
+    for first in range(0, taps, together):
+        for word in range(words):
+            yield [
+                tap // columns * geometry.dilation[0] * pitch
+                + tap % columns * geometry.dilation[1] * words
+                + pixel * geometry.stride[1] * words
+                + word
+                for tap in range(first, min(first + together, taps))
+                for pixel in range(_BANKS // _ROW_LANES)
+            ]

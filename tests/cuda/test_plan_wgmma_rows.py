@@ -13,12 +13,12 @@ from test_plan import AMPERE, CALL, layer, macros
 
 from binop._cuda import launches
 from binop._cuda.conv_call import ConvCall, ResidualSum
-from binop._cuda.launches import Device, Launch
+from binop._cuda.launches import Device, Launch, divide_up
 from binop._cuda.plan_conv import plan_conv, plan_residual_sum, why_no_residual_sum
 from binop._cuda.plan_wgmma_rows import RowsMemory, RowsTile, plan_wgmma_rows, why_not_wgmma_rows
 from binop._cuda.wgmma_block import border_classes, border_cuts
 from binop._cuda.wgmma_geometry import axes, patch_rows
-from binop._cuda.wgmma_rows_layout import COPY_BYTES, RowLayout, _waits, steps_of
+from binop._cuda.wgmma_rows_layout import COPY_BYTES, RowLayout, _waits, is_row_a_span
 from binop.geometry import Conv2dGeometry
 
 H200 = Device((9, 0), 132, 232448, 233472)
@@ -41,6 +41,9 @@ def test_few_channels_get_whole_rows(geometry: Conv2dGeometry) -> None:
     assert launch.blocks == size["walkers"] * size["channel_tiles"] <= 132
     assert size["step_pixels"] == size["walkers"] * 64 * int(macros(launch)["CONSUMERS"])
     assert size["step_words"] == size["step_pixels"] * geometry.out_channels // 32
+    images, spots = divmod(size["step_pixels"], geometry.out_height * geometry.out_width)
+    assert size["step_images"] == images * size["image_bytes"]
+    assert size["step_spots"] == 4 * spots < size["spots_bytes"]
 
 
 _SUM = replace(CALL, out="bfloat16", residual=ResidualSum(False, True, False))
@@ -73,6 +76,10 @@ def test_residual_sums_that_one_kernel_takes_or_none() -> None:
     assert "warpgroup-wide" in str(why_no_residual_sum(geometry, _SUM, AMPERE))
 
 
+# Few outputs of many rows.
+_POINTS = Conv2dGeometry(1, 32, 2048, 4, 64, (1, 1), (1024, 4), (0, 0), (1, 1), 1)
+
+
 @pytest.mark.parametrize(
     ("geometry", "call", "device", "why"),
     [
@@ -85,6 +92,8 @@ def test_residual_sums_that_one_kernel_takes_or_none() -> None:
         (replace(layer(256, 30, 64), kernel=(5, 5)), CALL, H200, "too many taps"),
         (replace(layer(64, 2, 64), padding=(4, 4)), CALL, H200, "smaller than the kernel"),
         (layer(32, 2000, 64), CALL, H200, "too large"),
+        (replace(_POINTS, batch=2**20), CALL, H200, "too large"),
+        (replace(_POINTS, batch=2**20 - 1), CALL, H200, None),
         (layer(64, 236, 64), CALL, H200, "shared memory"),
         (layer(128, 7, 64), CALL, H200, None),
         (layer(33, 8, 5), BITS, H200, None),
@@ -161,7 +170,7 @@ def test_every_tile_s_rows_have_room_in_a_stage(geometry: Conv2dGeometry, consum
     tile = RowsTile(64, consumers)
     memory = RowsMemory.of(geometry, replace(CALL, out="bits"), tile, border_classes(cuts))
     bound = patch_rows(rows, columns, tile.pixels)
-    assert bound * RowLayout.of(geometry).pitch <= memory.stage
+    assert bound * RowLayout.of(geometry).pitch + 8 * tile.pixels <= memory.stage
     for first in range(0, geometry.batch * rows.out * columns.out, tile.pixels):
         # As PatchRows of conv_wgmma_rows_patch.cuh counts them.
         above, below = first // columns.out, (first + tile.pixels - 1) // columns.out
@@ -170,14 +179,22 @@ def test_every_tile_s_rows_have_room_in_a_stage(geometry: Conv2dGeometry, consum
         assert count + rows.reach <= bound
 
 
-def test_rows_stand_so_that_taps_of_a_product_fall_into_different_banks() -> None:
-    for channels, size in ((64, 56), (128, 28), (256, 14)):
+def test_rows_stand_so_that_taps_of_a_load_fall_into_different_banks() -> None:
+    geometry = layer(32, 32, 64)
+    pitch = RowLayout.of(geometry).pitch
+    waits = [_waits(geometry, pitch) for pitch in range(pitch, pitch + 128, COPY_BYTES)]
+    assert waits[0] == min(waits) < max(waits)
+    assert waits[0] >= divide_up(9, 4)  # one a load
+
+
+def test_rows_whose_loads_have_taps_of_one_row_stand_close() -> None:
+    for channels, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
         geometry = layer(channels, size, channels)
         layout = RowLayout.of(geometry)
-        loads = steps_of(geometry) * 2  # two words a lane, of half the lanes at once
-        assert _waits(geometry, layout.pitch) == loads // 2
-        others = range(layout.pitch, layout.pitch + 128, COPY_BYTES)
-        assert max(_waits(geometry, pitch) for pitch in others) >= loads // 2
+        assert is_row_a_span(geometry) == (channels == 64)
+        assert layout.pitch - (layout.inside + layout.row) == COPY_BYTES * divide_up(
+            channels // 8, COPY_BYTES
+        )
 
 
 def test_every_launch_fits() -> None:

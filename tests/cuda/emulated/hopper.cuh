@@ -48,7 +48,9 @@ inline void wait_products() {
 }
 
 inline void keep(int&) {}
+inline void keep(u32&) {}
 inline void keep(const void*&) {}
+inline void forget(u32& value) { value = 0xDEADBEEFu; }
 inline void pin(u32&) {}
 
 inline void store_shared(u32 address, u32 value) {
@@ -89,6 +91,10 @@ inline void store_vector(void* to, u32 x, u32 y, u32 z, u32 w) {
 
 inline void store_vector_if(bool exists, void* to, u32 x, u32 y, u32 z, u32 w) {
   if (exists) store_vector(to, x, y, z, w);
+}
+
+inline void store_word_if(bool exists, void* to, u32 word) {
+  if (exists) memcpy(to, &word, sizeof word);
 }
 
 inline void store_chunk(u32 address, uint4 value) {
