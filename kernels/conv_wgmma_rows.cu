@@ -90,10 +90,6 @@ __device__ inline void prepare(const Work& work) {
 #endif
 }
 
-// Of floats before the launch before has ended: s1 is 2% faster. Bits are as much slower for it, as
-// registers fall out otherwise; with residual sums some would spill.
-constexpr bool kFindsEarly = !Channel<OUT>::kPacked && !RESIDUAL;
-
 // So many consumers multiply at once; the others make the table meanwhile. (A residual sum leaves
 // no registers for waiting between products and stores.)
 constexpr int kMultiply = CONSUMERS > 1 && !RESIDUAL ? 1 : 0;
@@ -114,13 +110,11 @@ __device__ void consume(Work work, int consumer) {
   prepare_places(work);
   const int first_of_warp = consumer * kProductM + threadIdx.x % kWarpgroup / 32 * 16;
   const int first_row = first_of_warp + threadIdx.x % 32 / 4;
-  LaneDepth depth;
-  if constexpr (kFindsEarly) depth = LaneDepth::of(a);
   wait_for_launch_before();
   prepare<OUT>(work);
   if (consumer >= kMultiply) write_table<OUT, kMultiply>(work);
   if constexpr (kMultiply == 0) sync_consumers();
-  if constexpr (!kFindsEarly) depth = LaneDepth::of(a);
+  const LaneDepth depth = LaneDepth::of(a);
   Epilogue epilogue(work, first_row);
   const FilterTile<kColumns> filters = FilterTile<kColumns>::at(work.shared + work.layout.filters);
   const auto lanes = LanePlaces::of(work.shared + work.layout.patches, first_of_warp);
