@@ -100,7 +100,7 @@ __device__ inline void prepare_places(const Work& work) {
   write_ones(work);
   sync_consumers();
   write_spots(work);
-  arrive_threads<kThreads>(kSpotsBarrier);
+  arrive(work.shared + Layout::kSpotted);  // each thread for what it has written
 }
 
 __device__ void consume(Work work, int consumer) {
@@ -157,6 +157,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
   const Work work = Work::of(a, shared_address(dynamic));
   init_barriers<Layout>(a, work.shared, kWarpgroup, 4 * CONSUMERS,
                         kConsumerThreads - kMultiply * kWarpgroup);
+  if (threadIdx.x == 0) init_barrier(work.shared + Layout::kSpotted, kConsumerThreads);
   __syncthreads();
 
   // The same in all lanes, and known to be.

@@ -83,7 +83,7 @@ __device__ inline void produce(const Work& work, int producer) {
     const u32 full = work.shared + Layout::kFull + 8 * stage.index;
     wait_barrier(work.shared + Layout::kEmpty + 8 * stage.index, stage.phase ^ 1);
     fill_patch(a, rows, producer, patch, full);
-    if (tile == work.first_tile) sync_threads<kThreads>(kSpotsBarrier);
+    if (tile == work.first_tile) wait_barrier(work.shared + Layout::kSpotted, 0);
     // Where the first of the padded images would begin.
     const int above = rows.image * static_cast<int>(a.image_rows) + rows.row;
     walk.write(patch - above * static_cast<u32>(a.pitch_bytes), places);

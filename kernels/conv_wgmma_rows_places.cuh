@@ -6,8 +6,6 @@
 #include "conv_wgmma_border.cuh"
 #include "conv_wgmma_rows_tile.cuh"
 
-constexpr int kSpotsBarrier = 2;  // of all threads
-
 // A spot is the sum of its row's part and its column's.
 __device__ inline void write_parts(const Work& work) {
   const WgmmaArguments& a = work.a;

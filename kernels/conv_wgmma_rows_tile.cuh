@@ -152,7 +152,8 @@ struct Layout {
   static constexpr int kEmpty = kFull + 8 * kMaxStages;
   static constexpr int kCopied = kEmpty + 8 * kMaxStages;  // barrier: the filters are there
   static constexpr int kTabled = kCopied + 8;              // barrier: so is the table
-  static constexpr int kAlpha = kTabled + 8;               // float [kConstants][TILE_N]
+  static constexpr int kSpotted = kTabled + 8;             // barrier: and the spots
+  static constexpr int kAlpha = kSpotted + 16;             // float [kConstants][TILE_N]
   static constexpr int kAddend = kAlpha + 4 * TILE_N;
   static constexpr int kToggle = kAlpha;  // packed output instead: u32 [TILE_N / 32]
   static constexpr int kExists = kAlpha + 4 * (TILE_N / kWordBits);

@@ -145,7 +145,7 @@ class RowsMemory:
     ) -> RowsMemory:
         rows, columns = axes(geometry)
         patch = patch_rows(rows, columns, tile.pixels) * RowLayout.of(geometry).pitch
-        barriers = 8 * 2 * 8 + 8 + 8
+        barriers = 8 * 2 * 8 + 8 + 8 + 16
         taps = math.prod(geometry.kernel)
         table = class_bytes(geometry, call, tile.channels)
         constants = 2 if call.residual is None else call.residual.constants
