@@ -67,7 +67,7 @@ def kernel(
     elif request.param.startswith("wgmma-"):
         force_wgmma_tile(monkeypatch, request.param.removeprefix("wgmma-"))
     else:
-        name, kept = request.param.split("-")
+        name, kept = request.param.rsplit("-", 1)
         force_tile(monkeypatch, name, resident=kept == "resident")
     ops._prepared.clear()
     yield request.param

@@ -31,7 +31,14 @@ from configurations import (
 from emulator import emulated_ops
 
 from binop._cuda.conv_kernels import WARPGROUP_WIDE
-from binop._cuda.launches import CONV_SIZES, MMA_SIZES, WGMMA_SIZES, Device, Launch
+from binop._cuda.launches import (
+    CONV_SIZES,
+    MMA_SIZES,
+    WGMMA_ROWS_SIZES,
+    WGMMA_SIZES,
+    Device,
+    Launch,
+)
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
@@ -229,6 +236,27 @@ def test_conv_wgmma_rows(
         _check_threshold(hopper, case, seed)
     convolutions = {launch.kernel.source for launch in launched} - {"pack.cu"}
     assert convolutions == {"conv_wgmma_rows.cu"}
+
+
+@pytest.mark.parametrize("tile", list(ROWS_TILES))
+def test_conv_wgmma_rows_over_many_tiles(
+    build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str
+) -> None:
+    """Patches of the ring come round again, and pixels walk from image to image."""
+    force_rows_tile(monkeypatch, tile)
+    half = 1 - list(ROWS_TILES).index(tile) % 2
+    with emulated_ops(_DEVICES["small hopper"], build, launched) as ops:
+        for seed, case in list(enumerate(ROWS))[half::2]:
+            pixels = ROWS_TILES[tile].pixels
+            case = replace(_varied(seed // 2, case), n=20 * pixels // (case.h * case.w) + 1)
+            if seed % 4 < 2:
+                _check_float(ops, case)
+            else:
+                _check_threshold(ops, case, seed)
+    rows = [launch for launch in launched if launch.kernel.source == "conv_wgmma_rows.cu"]
+    names = CONV_SIZES + WGMMA_ROWS_SIZES
+    sizes = [dict(zip(names, launch.sizes, strict=True)) for launch in rows]
+    assert any(size["pixel_tiles"] > size["walkers"] * size["stages"] for size in sizes)
 
 
 @pytest.mark.parametrize("kernel", WARPGROUP_WIDE)
