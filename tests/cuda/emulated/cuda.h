@@ -45,7 +45,7 @@ static Index threadIdx, blockIdx, gridDim;
 
 namespace emulated {
 
-constexpr int kMaxThreads = 640;
+constexpr int kMaxThreads = 1024;  // of a block
 constexpr int kStackBytes = 64 * 1024;
 constexpr int kSharedBytes = 240 * 1024;
 
@@ -232,6 +232,7 @@ Arguments Launch<Arguments>::arguments;
 template <class Arguments>
 void launch(void (*kernel)(Arguments), const void* arguments, unsigned blocks, int threads,
             unsigned dynamic_bytes, unsigned seed) {
+  if (threads > kMaxThreads) fail("more threads than a block has");
   Launch<Arguments>::kernel = kernel;
   memcpy(static_cast<void*>(&Launch<Arguments>::arguments), arguments, sizeof(Arguments));
   random_state = seed;
