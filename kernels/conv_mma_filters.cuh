@@ -1,5 +1,6 @@
-// The filters of a stage in shared memory: [chunk][channel][16 bytes], chunks in the order
-// (tap row, tap column by folds, plane).
+// The filters of a stage in shared memory: [channel][chunk][16 bytes], chunks in the order (tap
+// row, tap column by folds, plane). An odd number of chunks a channel keeps eight rows of a product
+// in all banks.
 #pragma once
 
 #include "conv_mma_tile.cuh"
@@ -8,14 +9,18 @@
 // 2t+e of product b belongs to lane t. For packed output a lane has WARP_N / 4 of them in a row,
 // which it stores as 8 or 16 bits; for floats it has 8 of every 32, which it stores as 16 bytes.
 __device__ constexpr int lane_channel(int lane, int group) {
-  return Channel<OUT>::kPacked ? lane % 4 * (WARP_N / 4) + group * kLaneChannels
-                               : group * 32 + lane % 4 * kLaneChannels;
+  return Channel<OUT>::kPacked ? (lane & 3) * (WARP_N / 4) + group * kLaneChannels
+                               : group * 32 + (lane & 3) * kLaneChannels;
 }
 
-__device__ constexpr int channel_of_row(int row) {
-  const int in_warp = row % WARP_N;
-  const int product = in_warp / 8;
-  return row - in_warp + lane_channel(in_warp % 8 / 2, product / 4) + product % 4 * 2 + row % 2;
+// (Of unsigned numbers remainders take one instruction.)
+__device__ constexpr int channel_of_row(int tile_row) {
+  const u32 row = static_cast<u32>(tile_row);
+  const u32 in_warp = row % WARP_N;
+  const u32 product = in_warp / 8;
+  const int of_lane =
+      lane_channel(static_cast<int>(in_warp % 8 / 2), static_cast<int>(product / 4));
+  return of_lane + static_cast<int>(row - in_warp + product % 4 * 2 + row % 2);
 }
 
 // Where a chunk is in the patch (bytes from the first tap's entry) and in a filter (words).
@@ -97,43 +102,45 @@ __device__ inline const u32* filter_of_row(const MmaArguments& a, const Block& b
          static_cast<u64>(block.first_channel + channel) * static_cast<u32>(a.filter_words);
 }
 
-// By so many threads. Eight neighbouring lanes fill eight rows of one chunk (all banks), four such
-// groups four chunks (which follow each other in a filter).
+// By so many threads. Eight neighbouring lanes copy 128 bytes of one filter in their order: where
+// the sources or the targets of copies lie apart, an H200 takes 2 to 4 cycles for each, eight times
+// as long as for these.
 template <int Threads>
 __device__ inline void load_filters(const MmaArguments& a, const Block& block, const Chunk* chunks,
-                                    int stage, u8* target, int thread) {
-  constexpr int kRows = Threads / 4;  // at a time
+                                    int stage, u8* target, u32 thread) {
+  constexpr u32 kChunks = 8;  // at a time
+  constexpr int kRows = Threads / kChunks;
   constexpr int kTurns = kTileN / kRows;
   static_assert(kTurns * kRows == kTileN);
-  const int first_row = thread / 32 * 8 + thread % 8;
-  const int first_chunk = thread % 32 / 8;
+  const int first_row = static_cast<int>(thread / kChunks);
+  const int first_chunk = static_cast<int>(thread % kChunks);
   const int count = chunk_count(a);
-  int at = (first_chunk * kTileN + first_row) * kChunkBytes;
+  const int pitch = static_cast<int>(a.filter_pitch);
   if (a.copy_words == 4 && a.fold == 1 && a.group_channels % kWordBits == 0) {
     const u32* filters[kTurns];
 #pragma unroll
     for (int turn = 0; turn < kTurns; ++turn) {
       filters[turn] = filter_of_row(a, block, first_row + turn * kRows, stage);
     }
+    const u32 to = shared_address(target) + first_row * pitch;
 #pragma unroll 1
-    for (int chunk = first_chunk; chunk < 2 * step_count(a); chunk += 4) {
+    for (int chunk = first_chunk; chunk < 2 * step_count(a); chunk += kChunks) {
       const int word = chunks[chunk].filter;
 #pragma unroll
       for (int turn = 0; turn < kTurns; ++turn) {
         const bool exists = filters[turn] != nullptr && chunk < count;
-        copy_async<16>(shared_address(target) + at + turn * kRows * kChunkBytes,
+        copy_async<16>(to + turn * kRows * pitch + chunk * kChunkBytes,
                        exists ? filters[turn] + word : a.weight, exists);
       }
-      at += 4 * kTileN * kChunkBytes;
     }
     return;
   }
 #pragma unroll 1
-  for (int row = first_row; row < kTileN; row += kRows, at += kRows * kChunkBytes) {
+  for (int row = first_row; row < kTileN; row += kRows) {
     const u32* filter = filter_of_row(a, block, row, stage);
 #pragma unroll 1
-    for (int chunk = first_chunk; chunk < 2 * step_count(a); chunk += 4) {
-      *reinterpret_cast<uint4*>(target + at + (chunk - first_chunk) * kTileN * kChunkBytes) =
+    for (int chunk = first_chunk; chunk < 2 * step_count(a); chunk += kChunks) {
+      *reinterpret_cast<uint4*>(target + row * pitch + chunk * kChunkBytes) =
           filter != nullptr && chunk < count
               ? gather_chunk(a, filter + chunks[chunk].filter, chunk, stage)
               : make_uint4(0, 0, 0, 0);

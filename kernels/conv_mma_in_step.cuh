@@ -18,8 +18,8 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
   bool started = false;  // whether a stage is under way
   int entries = 0;       // of the patch of the last stage that was started
   const auto finish = Finish<OUT>::of(block, warp, at<Channel<OUT>>(shared, a.channels_at));
-  Operands operands = Operands::of(a, warp, shared);
-  Sums sums = {};
+  Operands operands;
+  Sums sums;
 #pragma unroll 1
   while (now.tile < static_cast<int>(a.pixel_tiles)) {
     const bool starts = now.stage == 0;
@@ -33,10 +33,10 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
     }
     load_stage(a, block, ahead, entries, shared);
     if (!started) {
-      int* counted = at<int>(shared, a.scratch_at);
-      count_taps(a, block, counted);
-      build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), counted,
-                  at<int>(shared, a.table_at));
+      fill_table(a, block, at<Channel<OUT>>(shared, a.channels_at), nullptr,
+                 at<int>(shared, a.table_at));
+      clear(sums);  // so that none of them needs a register before
+      operands = Operands::of(a, warp, shared);
       started = true;
       continue;
     }
@@ -45,8 +45,8 @@ __device__ inline void walk_over_tiles(const MmaArguments& a, const Block& block
       operands.enter(spots, warp);
       clear(sums);
     }
-    multiply_stage(sums, operands, warp, shared_address(patch),
-                   shared_address(now.filters(a, shared)), step_count(a));
+    multiply_stage(a, sums, operands, warp, shared_address(patch),
+                   shared_address(now.filters(a, shared)));
     const int first_pixel = now.tile * kTileM;
     now.advance(a);
     if (now.stage != 0) continue;

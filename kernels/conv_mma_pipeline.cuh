@@ -32,18 +32,20 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
   const RingBarriers ring = RingBarriers::at(a, shared);
   const int tiles = static_cast<int>(a.pixel_tiles);
   Walk ahead = now;
-  bool started = false;
+  int loads = 0;
   int last_entries = 0;  // of the patch of the last stage that was started
 #pragma unroll 1
   while (now.tile < tiles) {
-    const int entries = last_entries;
+    const int entries_before = last_entries;
     if (ahead.tile < tiles) wait_barrier(ring.used(ahead.slot), ahead.lap ^ 1);
     load_stage(a, block, ahead, last_entries, shared);
-    if (!started) {
-      started = true;
-      continue;
-    }
+    // A stage is counted when the next one's copies are on their way; but consumers wait for the
+    // very first, and so that is counted before the second is begun.
+    ++loads;
+    if (loads == 2) continue;
+    if (loads == 1) commit_copies();
     wait_copies<1>();
+    const int entries = loads == 1 ? last_entries : entries_before;
     int* set_bits = now.set_bits(a, shared);
     count_set_bits(a, entries, now.stage, now.address(a, shared), set_bits);
     if (now.is_last_stage(a)) {
@@ -59,18 +61,14 @@ __device__ inline void produce(const MmaArguments& a, const Block& block, Walk n
 
 __device__ inline void consume(const MmaArguments& a, const Block& block, Walk now, u8* shared) {
   static_assert(WARPS_K == 1);
-  int* counted = at<int>(shared, a.scratch_at);
   if (a.resident) {
     load_all_filters(a, block, shared);
     commit_copies();
     wait_copies<0>();
     sync_consumers();
-    count_resident_taps(a, shared, counted);
-  } else {
-    count_taps(a, block, counted);
   }
-  build_table(a, block, at<Channel<OUT>>(shared, a.channels_at), counted,
-              at<int>(shared, a.table_at));
+  fill_table(a, block, at<Channel<OUT>>(shared, a.channels_at), a.resident ? shared : nullptr,
+             at<int>(shared, a.table_at));
   sync_consumers();
 
   const RingBarriers ring = RingBarriers::at(a, shared);
@@ -84,8 +82,8 @@ __device__ inline void consume(const MmaArguments& a, const Block& block, Walk n
     const Warp warp = Warp::of_thread();
     Operands operands = Operands::of(a, warp, shared);
     operands.enter(now.spots(a, shared), warp);
-    multiply_stage(sums, operands, warp, shared_address(now.address(a, shared)),
-                   shared_address(now.filters(a, shared)), step_count(a));
+    multiply_stage(a, sums, operands, warp, shared_address(now.address(a, shared)),
+                   shared_address(now.filters(a, shared)));
     __syncwarp();
     if (lane_index() == 0) arrive(ring.used(now.slot));
     if (now.is_last_stage(a)) {

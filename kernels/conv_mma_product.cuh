@@ -21,10 +21,10 @@ struct Operands {
   u32 chunk;             // of the chunks' descriptions: this lane's half of the warp's first step
   u32 filters;           // from the start of a stage's filters
 
-  static __device__ u32 filter_lane(const Warp& warp) {
+  static __device__ u32 filter_lane(const MmaArguments& a, const Warp& warp) {
     const int lane = lane_index();
     const int row = warp.n * WARP_N + lane / 16 * 8 + lane % 8;
-    return ((warp.k * 2 + lane / 8 % 2) * kTileN + row) * kChunkBytes;
+    return row * static_cast<int>(a.filter_pitch) + (warp.k * 2 + lane / 8 % 2) * kChunkBytes;
   }
 
   static __device__ u32 chunk_lane(const Warp& warp, u32 chunks) {
@@ -35,7 +35,7 @@ struct Operands {
   static __device__ Operands of(const MmaArguments& a, const Warp& warp, u8* shared) {
     Operands operands;
     operands.chunk = chunk_lane(warp, shared_address(at<Chunk>(shared, a.chunks_at)));
-    operands.filters = filter_lane(warp);
+    operands.filters = filter_lane(a, warp);
     return operands;
   }
 
@@ -54,10 +54,16 @@ struct Steps {
   u32 chunk;
   u32 filters;
   u32 offset;
+  int pair_bytes;
 
-  static __device__ Steps at(const Operands& operands, u32 patch, u32 filters) {
-    return {operands, patch, operands.chunk, filters + operands.filters,
-            load_shared(operands.chunk)};
+  static __device__ Steps at(const MmaArguments& a, const Operands& operands, u32 patch,
+                             u32 filters) {
+    return {operands,
+            patch,
+            operands.chunk,
+            filters + operands.filters,
+            load_shared(operands.chunk),
+            static_cast<int>(a.pair_bytes)};
   }
 
   __device__ void load_row(Rows& a, int i) const {
@@ -70,7 +76,7 @@ struct Steps {
   }
 
   __device__ void load_columns(Pair& b, int pair) const {
-    load_matrices(b, filters + pair * 16 * kChunkBytes);
+    load_matrices(b, filters + pair * pair_bytes);
   }
 
   __device__ void load(Fragments& fragments) {
@@ -90,7 +96,7 @@ struct Steps {
     offset = load_shared(chunk);
   }
 
-  __device__ void advance_columns() { filters += 2 * WARPS_K * kTileN * kChunkBytes; }
+  __device__ void advance_columns() { filters += 2 * WARPS_K * kChunkBytes; }
 };
 
 // One row and 16 columns.
@@ -145,11 +151,11 @@ struct Turns {
 constexpr bool kLoadsAhead = WARP_M * WARP_N <= 32 * 32;
 
 // Warps that share a part of the tile take every WARPS_K-th step.
-__device__ inline void multiply_stage(Sums& sums, const Operands& operands, const Warp& warp,
-                                      u32 patch, u32 filters, int steps) {
-  int left = (steps - warp.k + WARPS_K - 1) / WARPS_K;
+__device__ inline void multiply_stage(const MmaArguments& a, Sums& sums, const Operands& operands,
+                                      const Warp& warp, u32 patch, u32 filters) {
+  int left = (step_count(a) - warp.k + WARPS_K - 1) / WARPS_K;
   if (left <= 0) return;
-  Steps walk = Steps::at(operands, patch, filters);
+  Steps walk = Steps::at(a, operands, patch, filters);
   if constexpr (PRODUCERS > 0) {
     Turns turns;
     turns.load(walk);

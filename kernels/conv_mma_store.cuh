@@ -83,9 +83,9 @@ struct Finish<bits> {
   static __device__ Finish of(const Block& block, const Warp& warp, const Channel<bits>* channels) {
     const int first = warp.n * WARP_N + lane_channel(lane_index(), 0);
     u32 word = 0;
-#pragma unroll 1
-    for (int c = 0; c < kPieceBits && first + c < block.channels; ++c) {
-      word |= (channels[first + c].at_least | 1u << 16) << c;
+#pragma unroll
+    for (int c = 0; c < kPieceBits; ++c) {
+      if (first + c < block.channels) word |= (channels[first + c].at_least | 1u << 16) << c;
     }
     return {word};
   }

@@ -62,6 +62,8 @@ struct MmaArguments : ConvArguments {
   i64 slots;        // of the ring of stages
   i64 patch_bytes;  // of a stage
   i64 filter_bytes;
+  i64 filter_pitch;  // in bytes: an odd number of chunks
+  i64 pair_bytes;    // of 16 filters
   // Pixels whose taps outside the image are the same form a class, by row and by column.
   i64 row_classes;
   i64 column_classes;
@@ -74,7 +76,7 @@ struct MmaArguments : ConvArguments {
   i64 by_padded_width;
   i64 by_dilation_rows;
   i64 by_dilation_columns;
-  i64 by_taps;
+  i64 by_group_words;
   i64 by_kernel_columns;
   i64 by_stage_planes;
   i64 by_folds;

@@ -62,11 +62,11 @@ MMA_SIZES = (
     "filter_words", "patch_per_tap", "segments", "segment_entries", "tap_entries", "segment_step",
     "padded_height", "padded_width", "padded_plane", "tap_rows_apart", "tap_columns_apart",
     "thread_rows", "thread_columns", "fold", "tap_chunks", "folds", "stage_planes", "stages",
-    "resident", "slots", "patch_bytes", "filter_bytes", "row_classes",
-    "column_classes", "first_row_class", "first_column_class", "by_plane", "by_width",
-    "by_padded_plane", "by_padded_width", "by_dilation_rows", "by_dilation_columns", "by_taps",
-    "by_kernel_columns", "by_stage_planes", "by_folds", "ring_at", "set_bits_at", "sources_at",
-    "table_at", "spots_at", "rows_at", "taps_at", "chunks_at", "channels_at",
+    "resident", "slots", "patch_bytes", "filter_bytes", "filter_pitch", "pair_bytes",
+    "row_classes", "column_classes", "first_row_class", "first_column_class", "by_plane",
+    "by_width", "by_padded_plane", "by_padded_width", "by_dilation_rows", "by_dilation_columns",
+    "by_group_words", "by_kernel_columns", "by_stage_planes", "by_folds", "ring_at", "set_bits_at",
+    "sources_at", "table_at", "spots_at", "rows_at", "taps_at", "chunks_at", "channels_at",
     "scratch_at", "barriers_at",
 )  # fmt: skip
 # What conv_fused takes after CONV_SIZES.

@@ -35,8 +35,9 @@ _FLOAT = 12
 # What other blocks do not shorten: a stage's wait, barrier and first loads; an output of a thread.
 _STAGE = 1500
 _OUTPUT_WAIT = 8
-# A launch, its cold code, tables and first patches.
-_START = 18000
+# A launch, its code, tables and first patches: s5's first products began after 12 thousand cycles
+# (one H200, 2026-12-01). The fit, of slower starts, had 18 thousand.
+_START = 12000
 # Judged: a step's loads, where a scheduler has too few warps to multiply meanwhile.
 _STEP = 80
 # Of tiles with producers, fitted to 22 times of 3x3 layers on one H200 (2026-11-30; tiles of 192
@@ -119,8 +120,13 @@ class Candidate:
         return self.stage_planes * self.patch.entries * CHUNK_BYTES
 
     @property
+    def filter_pitch(self) -> int:
+        """Bytes of a channel's chunks in shared memory: an odd number of chunks."""
+        return (2 * self.steps + 1) * CHUNK_BYTES
+
+    @property
     def filter_bytes(self) -> int:
-        return 2 * self.steps * self.tile.channels * CHUNK_BYTES
+        return self.filter_pitch * self.tile.channels
 
     def regions(self) -> dict[str, int]:
         """Bytes of the parts of shared memory, in order."""
@@ -145,7 +151,7 @@ class Candidate:
             "taps_at": rows * columns * 4,
             "chunks_at": 2 * self.steps * 8,
             "channels_at": tile.channels * 8,
-            "scratch_at": max((rows + 1) * (columns + 1) * tile.channels * 4, partials + stored),
+            "scratch_at": partials + stored,
             "barriers_at": 2 * self.slots * 8 if tile.producers else 0,
         }
 
