@@ -119,8 +119,33 @@ def test_blocks_of_conv_mma_walk_over_tiles(
     convolutions = [launch for launch in launched if launch.kernel.source == "conv_mma.cu"]
     assert len(convolutions) == 4
     for launch in convolutions:
-        size = dict(zip(CONV_SIZES + MMA_SIZES, launch.sizes, strict=True))
-        assert size["pixel_tiles"] > 2 * size["walkers"]
+        tiles, walkers = (_size(launch, name, MMA_SIZES) for name in ("pixel_tiles", "walkers"))
+        assert tiles > 2 * walkers
+
+
+@pytest.mark.parametrize("tile", ["large", "small"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
+def test_conv_mma_of_many_border_classes(
+    hopper: ModuleType,
+    launched: list[Launch],
+    monkeypatch: pytest.MonkeyPatch,
+    tile: str,
+    resident: bool,
+) -> None:
+    """More than the 15 whose filter bits one product counts, of words, half chunks and chunks."""
+    force_tile(monkeypatch, tile, resident=resident)
+    for channels, kernel, pad_value in ((20, (7, 7), 1), (64, (5, 4), 0), (160, (5, 5), 1)):
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        options = {"kernel": kernel, "padding": padding, "pad_value": pad_value}
+        case = Case("classes", channels, 40, h=9, w=8, n=2, **options)
+        _check_float(hopper, case)
+        _check_threshold(hopper, case, channels)
+    for launch in launched:
+        if launch.kernel.source == "conv_mma.cu":
+            rows, columns = (
+                _size(launch, name, MMA_SIZES) for name in ("row_classes", "column_classes")
+            )
+            assert rows * columns > 15
 
 
 @pytest.mark.parametrize("channels", [3640, 3641])
@@ -175,8 +200,8 @@ def _is_wgmma(launch: Launch) -> bool:
     return launch.kernel.source == "conv_wgmma.cu"
 
 
-def _size(launch: Launch, name: str) -> int:
-    return dict(zip(CONV_SIZES + WGMMA_SIZES, launch.sizes, strict=True))[name]
+def _size(launch: Launch, name: str, sizes: tuple[str, ...] = WGMMA_SIZES) -> int:
+    return dict(zip(CONV_SIZES + sizes, launch.sizes, strict=True))[name]
 
 
 @pytest.mark.parametrize("tile", list(IN_PLACE_TILES))

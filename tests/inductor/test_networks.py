@@ -49,11 +49,11 @@ def test_every_convolution_is_rewritten(network: Network) -> None:
     assert found.bytes_after < found.bytes_before
 
 
-def _without_pooling(model: nn.Module) -> nn.Module:
-    """Up to the average pooling at the end, where there is one."""
+def _without_float_output(model: nn.Module) -> nn.Module:
+    """Up to the average pooling at the end, or the output layer where there is none."""
     assert isinstance(model, nn.Sequential)
-    ends = (i for i, m in enumerate(model) if isinstance(m, nn.AdaptiveAvgPool2d))
-    return model[: next(ends, len(model))]
+    floats = nn.AdaptiveAvgPool2d | nn.Linear
+    return model[: next(i for i, m in enumerate(model) if isinstance(m, floats))]
 
 
 @every_network
@@ -65,14 +65,15 @@ def test_compiled_like_inductor_to_the_bit_and_like_eager_in_decisions(
     which the float stem that freezing folds its BatchNorm into would differ by a thousandth).
 
     On CUDA, Inductor sums the average pooling in an order that depends on what else is in the
-    kernel, so that bits are compared before it; and Triton contracts multiplications and additions,
-    which thresholds and residual sums round one by one (``emulate_precision_casts`` keeps it from
-    that; there are no casts in float32)."""
+    kernel, and multiplies by the output layer in one of two ways (in 2 of 10 processes on a busy
+    H200, torch 2.11, while all before it was equal), so that bits are compared before these; and
+    Triton contracts multiplications and additions, which thresholds and residual sums round one by
+    one (``emulate_precision_casts`` keeps it from that; there are no casts in float32)."""
     model = network.build().to(device)
     batches = [network.images(100).to(device) for _ in range(10)]
     full = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     exact = {"deterministic": True, "emulate_precision_casts": True} if device == "cuda" else {}
-    compared = _without_pooling(model) if device == "cuda" else model
+    compared = _without_float_output(model) if device == "cuda" else model
     with torch.no_grad(), config.patch(freezing=True, **exact), full:
         wanted = [torch.compile(compared, fullgraph=True)(x) for x in batches]
         torch.compiler.reset()
