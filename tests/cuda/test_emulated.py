@@ -81,16 +81,19 @@ def _every_other(first: int) -> list[tuple[int, Case]]:
     return list(enumerate(TILED))[first::2]
 
 
-@pytest.mark.parametrize("tile", ["large", "tall", "shallow", "small"])
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
-def test_conv_mma(
-    hopper: ModuleType,
-    launched: list[Launch],
-    monkeypatch: pytest.MonkeyPatch,
-    tile: str,
-    resident: bool,
-) -> None:
+filters_of_mma = pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
+
+
+@pytest.fixture
+def mma_tile(monkeypatch: pytest.MonkeyPatch, tile: str, resident: bool) -> None:
+    """The plan takes no other."""
     force_tile(monkeypatch, tile, resident=resident)
+
+
+@pytest.mark.parametrize("tile", ["large", "tall", "shallow", "small"])
+@filters_of_mma
+@pytest.mark.usefixtures("mma_tile")
+def test_conv_mma(hopper: ModuleType, launched: list[Launch], resident: bool) -> None:
     for seed, case in _every_other(int(resident)):
         case = _varied(seed, case)
         _check_float(hopper, case)
@@ -100,16 +103,10 @@ def test_conv_mma(
 
 
 @pytest.mark.parametrize("tile", ["large", "tall", "shallow", "medium"])
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
-def test_blocks_of_conv_mma_walk_over_tiles(
-    build: Path,
-    launched: list[Launch],
-    monkeypatch: pytest.MonkeyPatch,
-    tile: str,
-    resident: bool,
-) -> None:
+@filters_of_mma
+@pytest.mark.usefixtures("mma_tile")
+def test_blocks_of_conv_mma_walk_over_tiles(build: Path, launched: list[Launch]) -> None:
     """Tiles of one stage and of several, on a device that is given several tiles a block."""
-    force_tile(monkeypatch, tile, resident=resident)
     device = _DEVICES["small hopper"]
     with emulated_ops(device, build, launched) as ops:
         for channels in (128, 384):
@@ -124,16 +121,10 @@ def test_blocks_of_conv_mma_walk_over_tiles(
 
 
 @pytest.mark.parametrize("tile", ["large", "small"])
-@pytest.mark.parametrize("resident", [True, False], ids=["resident", "staged"])
-def test_conv_mma_of_many_border_classes(
-    hopper: ModuleType,
-    launched: list[Launch],
-    monkeypatch: pytest.MonkeyPatch,
-    tile: str,
-    resident: bool,
-) -> None:
+@filters_of_mma
+@pytest.mark.usefixtures("mma_tile")
+def test_conv_mma_of_many_border_classes(hopper: ModuleType, launched: list[Launch]) -> None:
     """More than the 15 whose filter bits one product counts, of words, half chunks and chunks."""
-    force_tile(monkeypatch, tile, resident=resident)
     for channels, kernel, pad_value in ((20, (7, 7), 1), (64, (5, 4), 0), (160, (5, 5), 1)):
         padding = (kernel[0] // 2, kernel[1] // 2)
         options = {"kernel": kernel, "padding": padding, "pad_value": pad_value}
