@@ -14,10 +14,8 @@ struct Tap {
   int column;
 
   static __device__ Tap of_chunk(const MmaArguments& a, int chunk, int columns_right) {
-    const int in_order = divide_by(chunk, a.by_stage_planes);
-    const int row = divide_by(in_order, a.by_folds);
-    return {row, (in_order - row * static_cast<int>(a.folds)) * static_cast<int>(a.fold) +
-                     columns_right};
+    const ChunkWords words = ChunkWords::of(a, chunk);
+    return {words.row, words.column + columns_right};
   }
 
   static __device__ Tap at(const MmaArguments& a, int in_order) {

@@ -29,6 +29,20 @@ struct Chunk {
   int filter;
 };
 
+// The plane of a stage and the first tap of which a chunk has words.
+struct ChunkWords {
+  int plane;
+  int row;
+  int column;
+
+  static __device__ ChunkWords of(const MmaArguments& a, int chunk) {
+    const int in_order = divide_by(chunk, a.by_stage_planes);
+    const int row = divide_by(in_order, a.by_folds);
+    return {chunk - in_order * static_cast<int>(a.stage_planes), row,
+            (in_order - row * static_cast<int>(a.folds)) * static_cast<int>(a.fold)};
+  }
+};
+
 __device__ inline int chunk_count(const MmaArguments& a) {
   return static_cast<int>(a.tap_chunks * a.stage_planes);
 }
@@ -49,21 +63,14 @@ __device__ inline void describe_taps(const MmaArguments& a, int* taps) {
 
 // An odd count is followed by a chunk of zero filters; any part of the patch may meet those.
 __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
-  const int planes = static_cast<int>(a.stage_planes);
-  const int fold = static_cast<int>(a.fold);
-  const int folds = static_cast<int>(a.folds);
   const int entries = static_cast<int>(a.segment_entries * a.segments);
 #pragma unroll 1
   for (int i = thread_index(); i < 2 * step_count(a); i += kThreads) {
-    const int tap = divide_by(i, a.by_stage_planes);
-    const int plane = i - tap * planes;
-    const int row = divide_by(tap, a.by_folds);
-    const int column = (tap - row * folds) * fold;
-    const int entry = row * static_cast<int>(a.tap_rows_apart) +
-                      column * static_cast<int>(a.tap_columns_apart) + plane * entries;
-    const int word =
-        (row * static_cast<int>(a.kernel_columns) + column) * static_cast<int>(a.group_words) +
-        plane * kChunkWords;
+    const ChunkWords words = ChunkWords::of(a, i);
+    const int entry = words.row * static_cast<int>(a.tap_rows_apart) +
+                      words.column * static_cast<int>(a.tap_columns_apart) + words.plane * entries;
+    const int tap = words.row * static_cast<int>(a.kernel_columns) + words.column;
+    const int word = tap * static_cast<int>(a.group_words) + words.plane * kChunkWords;
     chunks[i] = i < chunk_count(a) ? Chunk{entry * kChunkBytes, word} : Chunk{0, 0};
   }
 }
@@ -73,21 +80,17 @@ __device__ inline void describe_chunks(const MmaArguments& a, Chunk* chunks) {
 __device__ inline uint4 gather_chunk(const MmaArguments& a, const u32* filter, int chunk,
                                      int stage) {
   const int group_words = static_cast<int>(a.group_words);
-  const int planes = static_cast<int>(a.stage_planes);
-  const int fold = static_cast<int>(a.fold);
-  const int tap_chunk = divide_by(chunk, a.by_stage_planes);
-  const int plane = chunk - tap_chunk * planes;
-  const int tap_row = divide_by(tap_chunk, a.by_folds);
-  const int skipped = (stage * planes + plane) * kChunkWords;  // words of the tap
-  const int first_column = (tap_chunk - tap_row * static_cast<int>(a.folds)) * fold;
   const int columns = static_cast<int>(a.kernel_columns);
+  const int fold = static_cast<int>(a.fold);
+  const ChunkWords first = ChunkWords::of(a, chunk);
+  const int plane = stage * static_cast<int>(a.stage_planes) + first.plane;
   u32 words[kChunkWords];
 #pragma unroll
   for (int w = 0; w < kChunkWords; ++w) {
     // Folded pixels have one or two words.
     const int tap = fold == 1 ? 0 : w >> (group_words - 1);
-    const int word = fold == 1 ? skipped + w : w - tap * group_words;
-    words[w] = word < group_words && first_column + tap < columns ? filter[w] : 0u;
+    const int word = fold == 1 ? plane * kChunkWords + w : w - tap * group_words;
+    words[w] = word < group_words && first.column + tap < columns ? filter[w] : 0u;
     if (word == group_words - 1) words[w] &= tail_mask(a.group_channels);
   }
   return make_uint4(words[0], words[1], words[2], words[3]);

@@ -134,7 +134,7 @@ __device__ void consume(const Work& work, int consumer) {
     }
     TileEpilogue epilogue;
     epilogue.begin(a, work.channels, rows);
-    wait_products();
+    wait_products(sums);
     epilogue.store(a, work.channels, work.shared, rows, sums);
   }
 }

@@ -119,14 +119,12 @@ __device__ void consume(const Work& work, int consumer) {
     if (tile < work.first_tile + CONSUMERS * work.walkers) {  // this consumer's first
       wait_barrier(work.shared + Layout::kTabled, 0);
     }
+    // For all blocks at once, although the second's need not be done before the first is stored
+    // (see wait_products).
+    wait_products(sums[0], sums[BLOCKS - 1]);
+    arrive_for_warp(read);
 #pragma unroll
     for (int block = 0; block < BLOCKS; ++block) {
-      if (block + 1 < BLOCKS) {
-        wait_products<1>();
-      } else {
-        wait_products();
-        arrive_for_warp(read);
-      }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         rows[block].set[half] = sums[block].values[kSetSum + 2 * half];

@@ -1,5 +1,6 @@
-// The producers of conv_wgmma_in_place: four warps, each of which fills every fourth patch alone,
-// so that as many are under way.
+// The producers of conv_wgmma_in_place: four warps, each of which fills patches alone, so that as
+// many are under way, and always the same ones of the ring: a barrier tells a phase from the one
+// before it, but not from the one before that, so that nobody may miss one.
 #pragma once
 
 #include "conv_wgmma_block.cuh"
@@ -123,6 +124,8 @@ struct PatchFiller {
 __device__ inline void produce(const Work& work, int producer) {
   const WgmmaArguments& a = work.a;
   const int slabs = static_cast<int>(a.slabs);
+  const int stages = static_cast<int>(a.stages);
+  if (producer >= stages) return;
   const PatchFiller filler = PatchFiller::of(a, work.channels);
   Stage stage;
   int tile = work.first_tile;
@@ -143,6 +146,7 @@ __device__ inline void produce(const Work& work, int producer) {
     wait_copies<0>();
     publish_to_products();
     arrive(full);
-    skip(kProducers);
+    const int left = stages - stage.index;  // of the ring
+    skip(left > kProducers ? kProducers : left + producer);
   }
 }

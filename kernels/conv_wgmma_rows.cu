@@ -142,7 +142,7 @@ __device__ void consume(Work work, int consumer) {
     const u32 of_tile[2] = {border[0], border[1]};
     tile += work.walkers;
     more = tile < static_cast<int>(a.pixel_tiles);
-    wait_products();
+    wait_products(sums);
     if constexpr (kRoomy) {
       fragments.forget();
       if (more) take();

@@ -54,16 +54,27 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// Until at most Pending of the committed groups are unfinished.
-template <int Pending = 0>
-__device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
-}
-
 // Keeps a value in its register, where the compiler would rather load or compute it again.
 __device__ inline void keep(int& value) { asm volatile("" : "+r"(value)); }
 __device__ inline void keep(u32& value) { asm volatile("" : "+r"(value)); }
+__device__ inline void keep(float& value) { asm volatile("" : "+f"(value)); }
 __device__ inline void keep(const void*& pointer) { asm volatile("" : "+l"(pointer)); }
+
+template <class Value, int Count>
+__device__ inline void keep(Value (&values)[Count]) {
+#pragma unroll
+  for (int i = 0; i < Count; ++i) keep(values[i]);
+}
+
+// Until at most Pending of the committed groups are unfinished. `sums` are all that are read behind
+// it: nothing else tells the compiler that they change here. They are read when no group is
+// unfinished, as the assembler does not tell groups apart: of a second wait for the rest of them it
+// read a sum before the wait, which was not yet complete.
+template <int Pending = 0, class... Sums>
+__device__ inline void wait_products(Sums&... sums) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(Pending) : "memory");
+  (keep(sums.values), ...);
+}
 
 // The same where the assembler, which looks through `keep`, would compute it again: not through a
 // shuffle.

@@ -112,7 +112,7 @@ struct Products {
         begin_products();
       }
     }
-    wait_products();
+    wait_products(sums);
   }
 };
 

@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
       multiply_async(sums, a, FilterTile<kColumns>::at(filters), 1);
     }
     commit_products();
-    wait_products();
+    wait_products(sums);
   }
   store_total(p, sums.values);
 }

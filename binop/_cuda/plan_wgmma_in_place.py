@@ -45,7 +45,6 @@ _PRODUCT_PIXELS = 64
 _WARPGROUP = 128
 _MAX_CONSUMERS = 4
 _MAX_BLOCKS = 2
-_MIN_STAGES = 2
 _ENOUGH_STAGES = 4  # one a producer
 _MAX_STEPS = 18  # products of a slab
 _MAX_PLACES = 2**30
@@ -145,6 +144,12 @@ def _layout(
     return depth, memory
 
 
+def _least_stages(depth: Depth) -> int:
+    """Patches of two tiles, so that one is filled while the other is multiplied; of many slabs,
+    fewer do that as well."""
+    return min(_ENOUGH_STAGES, 2 * depth.slabs)
+
+
 def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[InPlaceTile]:
     """Every tile that fits a problem which the kernel takes."""
     border = border_cuts(geometry, call.pad_value)
@@ -155,11 +160,9 @@ def tiles(geometry: Conv2dGeometry, call: ConvCall, device: Device) -> Iterator[
     for channels, blocks in product(range(WORD_BITS, most + 1, WORD_BITS), (1, 2)):
         for consumers in range(_most_consumers(channels, blocks), 0, -1):
             tile = InPlaceTile(channels, consumers, blocks)
-            _, memory = _layout(geometry, call, tile, border_classes(border), device)
-            if (
-                memory.plane < _MAX_PLANE
-                and memory.stages(device.block_shared_bytes) >= _MIN_STAGES
-            ):
+            depth, memory = _layout(geometry, call, tile, border_classes(border), device)
+            stages = memory.stages(device.block_shared_bytes)
+            if memory.plane < _MAX_PLANE and stages >= _least_stages(depth):
                 yield tile
 
 

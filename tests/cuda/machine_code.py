@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -46,3 +47,23 @@ def kept_in(folder: Path) -> MachineCode:
         return listing.splitlines(), log
 
     return machine_code
+
+
+def read_early(code: list[str]) -> list[str]:
+    """Instructions, in the order in which they stand, that name a register of a warpgroup-wide
+    product's sums between the product and the wait for it: what they find there is incomplete."""
+    found: list[str] = []
+    groups: list[set[int]] = [set()]  # registers of the products under way; the last is open
+    for line in code:
+        product = re.search(r"[BH]GMMA\.64x(\d+)x\S+ R(\d+),", line)
+        wait = re.search(r"WARPGROUP\.DEPBAR\.LE gsb0, (0x[0-9a-f]+)", line)
+        if product:
+            columns, first = int(product[1]), int(product[2])
+            groups[-1] |= set(range(first, first + columns // 2))
+            if "gsb0" in line:
+                groups.append(set())
+        elif wait:
+            groups = groups[-1 - int(wait[1], 16) :]
+        elif {int(register) for register in re.findall(r"\bR(\d+)\b", line)} & set().union(*groups):
+            found.append(line.strip())
+    return found

@@ -39,6 +39,7 @@ from binop._cuda.launches import (
     Device,
     Launch,
 )
+from binop._cuda.wgmma_block import Memory
 
 _DEVICES = {
     "hopper": Device((9, 0), 132, 232448, 233472),
@@ -226,6 +227,24 @@ def test_conv_wgmma_in_place_over_many_tiles(
         if launch.kernel.source == "conv_wgmma_in_place.cu"
     ]
     assert max(tiles) > 2 * _DEVICES["small hopper"].multiprocessors
+
+
+@pytest.mark.timeout(120, method="thread")  # once they waited forever, where no signal reaches
+@pytest.mark.parametrize("stages", [2, 3, 5, 6, 7])
+@pytest.mark.parametrize("tile", list(IN_PLACE_TILES))
+def test_conv_wgmma_in_place_with_other_patches_in_flight_than_producers(
+    build: Path, launched: list[Launch], monkeypatch: pytest.MonkeyPatch, tile: str, stages: int
+) -> None:
+    force_in_place_tile(monkeypatch, tile)
+    monkeypatch.setattr(Memory, "stages", lambda memory, available: stages)
+    with emulated_ops(replace(_DEVICES["hopper"], multiprocessors=1), build, launched) as ops:
+        _check_threshold(ops, Case("slab", 64, 32, h=6, w=7, n=60), stages)
+        _check_threshold(ops, Case("slabs", 640, 32, h=6, w=7, n=20), stages)
+    in_place = [launch for launch in launched if launch.kernel.source == "conv_wgmma_in_place.cu"]
+    assert {_size(launch, "stages") for launch in in_place} == {stages}
+    assert _size(in_place[0], "pixel_tiles") > 3 * stages
+    # Of more slabs the plan wants more patches.
+    assert [_size(launch, "slabs") > 1 for launch in in_place] == [False, True][: 1 + (stages > 3)]
 
 
 @pytest.mark.parametrize("case", IN_PLACE, ids=lambda case: case.name)

@@ -117,8 +117,8 @@ def test_floats_get_what_was_fastest_on_a_device(geometry: Conv2dGeometry, choic
         (layer(32, 8, 8, 2**23), CALL, H200, None),
         (layer(32, 2**15, 8, 1), CALL, H200, "32-bit"),
         (layer(32, 3000, 8, 1), CALL, H200, "shared memory"),
-        (layer(4096, 14, 256), CALL, H200, None),
-        (layer(5120, 14, 256), CALL, H200, "shared memory"),  # conv_wgmma takes it
+        (layer(3584, 14, 256), CALL, H200, None),
+        (layer(4096, 14, 256), CALL, H200, "shared memory"),  # conv_wgmma takes it
     ],
 )
 def test_what_it_does_not_take(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from machine_code import MachineCode
+from machine_code import MachineCode, read_early
 from some_kernels import (
     FULL_SUM,
     IMAGENET_STEM,
@@ -66,6 +66,11 @@ _CHOSEN = [
     in_place("bits", 1024, 3, InPlaceTile(128, 2, 2)),
     in_place("bits", 64, 3, InPlaceTile(64, 4, 1)),
     in_place("bits", 250, 1, InPlaceTile(32, 1, 2)),
+    in_place("bits", 512, 3, InPlaceTile(64, 2, 2)),
+    in_place("bits", 256, 3, InPlaceTile(128, 2, 2)),
+    in_place("bfloat16", 256, 3, InPlaceTile(64, 2, 2)),
+    in_place("float32", 128, 3, InPlaceTile(64, 1, 2)),
+    in_place("bfloat16", 1024, 3, InPlaceTile(128, 2, 2)),
     in_place("bfloat16", 1024, 3, InPlaceTile(128, 3, 1)),
     in_place("bfloat16", 512, 3, InPlaceTile(128, 3, 1), bias=True),
     in_place("float32", 256, 3, InPlaceTile(192, 2, 1), bias=True),
@@ -148,6 +153,26 @@ def test_wide_products_follow_each_other(kernel: Kernel, machine_code: MachineCo
         # Registers are handed on from what the block was launched with: fewer would never suffice.
         launched = 65536 // (128 * (1 + int(macros["CONSUMERS"]))) // 8 * 8
         assert jit.Resources.of_log(log).registers == launched
+
+
+@pytest.mark.parametrize("kernel", [*_WIDE, *_STEMS, WGMMA_PEAK])
+def test_sums_are_not_read_before_their_products_end(
+    kernel: Kernel, machine_code: MachineCode
+) -> None:
+    """On a device that is a race, which sums of few products win."""
+    code, _ = machine_code(kernel, "sm_90a")
+    assert not read_early(code)
+
+
+def test_an_early_read_is_found() -> None:
+    first = "BGMMA.64x80x256.AND.POPC R64, gdesc[UR8], R64, gsb0 ;"
+    second = "BGMMA.64x80x256.AND.POPC R24, gdesc[UR8], R24, gsb0 ;"
+    wait, wait_all = (f"WARPGROUP.DEPBAR.LE gsb0, {left} ;" for left in ("0x1", "0x0"))
+    of_first, of_second, other = (f"LOP3.LUT R5, {r}, 0x1, RZ ;" for r in ("R103", "R63", "R104"))
+    assert read_early([first, second, other, wait, of_first, wait_all, of_second]) == []
+    assert read_early([first, second, of_first, wait, of_second, wait_all]) == [of_first, of_second]
+    assert read_early([second, "IMAD R24, R1, R2, R3 ;", wait_all]) == ["IMAD R24, R1, R2, R3 ;"]
+    assert read_early([first.replace(", gsb0", ""), of_first, first, wait_all]) == [of_first]
 
 
 _WHOLE = [

@@ -42,8 +42,8 @@ inline void publish_to_products() {}
 inline void order_before_copies() {}
 inline void begin_products() {}
 inline void commit_products() {}
-template <int Pending = 0>
-inline void wait_products() {
+template <int Pending = 0, class... Sums>
+inline void wait_products(Sums&...) {
   emulated::sync_warpgroup();
 }
 
